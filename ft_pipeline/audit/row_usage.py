@@ -9,11 +9,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ft_pipeline.audit.artifact_index import ArtifactIndex, ArtifactNode
-from ft_pipeline.audit.rows import SPLITS, read_rows
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.model_kinds import WORD_MODEL
 from ft_pipeline.store.text_redaction import PACKED_SOURCES
 
+SPLITS = ("train", "validation")
+"""Splits of the training data."""
 MODEL_KINDS = ("adapter", "merged_model", "gguf")
 SCORE_KINDS = ("prompt_baseline", "scores", "gguf_scores", "rival_scores", "calibrated_scores")
 LEARNED_FROM_IT = ("trained on it", "selected its checkpoint with it")
@@ -224,3 +225,20 @@ def _use(index: ArtifactIndex, node: ArtifactNode, how: str) -> ArtifactUse:
         present=bool(pointers),
         champion_records=tuple(record.sequence for record in records),
     )
+
+
+def read_rows(node: ArtifactNode, name: str, columns: list[str] | None = None) -> list[dict[str, Any]]:
+    """Return the rows of one Parquet file of an artifact, with those of `columns` that it has.
+
+    The result is empty if the file is missing, a link or damaged.
+    """
+    path = node.path / name if node.path else Path()
+    if path.is_symlink() or not path.is_file():
+        return []
+    try:
+        if columns is not None:
+            present = pq.read_schema(path).names
+            columns = [column for column in columns if column in present]
+        return pq.read_table(path, columns=columns).to_pylist()
+    except (OSError, ValueError):  # damaged; `--verify` reports it
+        return []

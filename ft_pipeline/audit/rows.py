@@ -5,20 +5,16 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from enum import IntEnum
-from pathlib import Path
 from typing import Any
-
-import pyarrow.parquet as pq
 
 from ft_pipeline.audit.artifact_index import ArtifactIndex, ArtifactNode
 from ft_pipeline.audit.chain import Chain, inputs_of
+from ft_pipeline.audit.row_usage import SPLITS, read_rows
 from ft_pipeline.tables.formats.turns import searchable_texts
 from ft_pipeline.tables.text_rules import normalise
 
 ORIGIN_COLUMNS = ("file", "row")
 """Columns of a table that say where a row came from. `table` is a third one in tables that combine others."""
-SPLITS = ("train", "validation")
-"""Splits of the training data."""
 NEAR_SHARE = 0.6
 """Smallest share of the sentence's phrases that a near text contains."""
 PHRASE_WORDS = 3
@@ -228,23 +224,6 @@ def texts_of(row: dict[str, Any]) -> list[str]:
     for name in ("messages", "prompt_messages", "chosen", "rejected", "completion"):
         texts += itertools.chain.from_iterable(map(searchable_texts, row.get(name) or []))
     return [*texts, *(side for pair in row.get("history") or [] for side in pair)]
-
-
-def read_rows(node: ArtifactNode, name: str, columns: list[str] | None = None) -> list[dict[str, Any]]:
-    """Return the rows of one Parquet file of an artifact, with those of `columns` that it has.
-
-    The result is empty if the file is missing, a link or damaged.
-    """
-    path = node.path / name if node.path else Path()
-    if path.is_symlink() or not path.is_file():
-        return []
-    try:
-        if columns is not None:
-            present = pq.read_schema(path).names
-            columns = [column for column in columns if column in present]
-        return pq.read_table(path, columns=columns).to_pylist()
-    except (OSError, ValueError):  # damaged; `--verify` reports it
-        return []
 
 
 def _raw_file_hashes(index: ArtifactIndex, node: ArtifactNode) -> dict[tuple[str | None, str | None], str]:

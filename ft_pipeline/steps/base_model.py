@@ -9,9 +9,10 @@ import contextlib
 from collections.abc import Mapping
 from typing import Any
 
+from ft_pipeline.distillation.answer_table import count_prompts
 from ft_pipeline.errors import UserError
 from ft_pipeline.job import Job
-from ft_pipeline.models.base_model import identify_model
+from ft_pipeline.models.base_model import EMBEDDED, identify_model
 from ft_pipeline.page import Page
 from ft_pipeline.settings.yaml_file import Section, later
 from ft_pipeline.step import SpecContext, StepConfig, spec_of, step_of
@@ -68,6 +69,16 @@ def bases_of_experiments(context: SpecContext) -> dict[str, tuple[str | None, di
             if known is None or (known[1] and not settings.chat_template_kwargs):
                 bases[settings.base_model] = settings.revision, settings.chat_template_kwargs
     return bases
+
+
+def has_teacher(context: SpecContext) -> bool:
+    """Whether the project has a teacher. The embedded model, which is the default, is none if there are no prompts and
+    no experiment trains it: it would be unpacked, and scored, for nothing."""
+    teacher = context.project.settings.teacher
+    if teacher.endpoint is not None or teacher.model != EMBEDDED or EMBEDDED in bases_of_experiments(context):
+        return True
+    unlabelled = context.find("unlabelled")
+    return unlabelled is not None and count_prompts(unlabelled.path) > 0
 
 
 def run(job: Job) -> dict[str, Any]:

@@ -33,7 +33,7 @@ from ft_pipeline.tables.build import build_table
 from ft_pipeline.tables.excluded_rows import Excluded, read_excluded
 from ft_pipeline.tables.file_result import SourceFile
 from ft_pipeline.tables.file_task import map_files
-from ft_pipeline.tables.finished_tables import finished_table
+from ft_pipeline.tables.finished_tables import table_of_format
 from ft_pipeline.tables.formats.base import Format
 from ft_pipeline.tables.formats.registry import FORMATS, OPTIONAL, name_elsewhere
 from ft_pipeline.tables.masking import require_presidio
@@ -180,7 +180,7 @@ def _has_files(context: SpecContext, asset: str, data_format: str) -> bool:
 def page(artifact: Artifact) -> Page:
     """Return the page of a table: example rows, warnings, files, and what was set aside."""
     summary = artifact.summary
-    declared = finished_table(artifact.kind)
+    declared = table_of_format(FORMATS[artifact.kind])
     unused_rows = overview(Part(artifact.kind, artifact.path))
     shown: dict[str, Any] = {
         "preview": example_rows(summary["preview"], declared),

@@ -13,11 +13,10 @@ import pyarrow.parquet as pq
 from ft_pipeline.distillation.answer_table import TEACHER_ANSWERS, count_prompts
 from ft_pipeline.distillation.teacher_facts import answer_nothing
 from ft_pipeline.job import Job
-from ft_pipeline.models.base_model import EMBEDDED
 from ft_pipeline.models.generation_config import ignored_while_decoding
 from ft_pipeline.page import Columns, Lineage, Page, Table
 from ft_pipeline.step import BuildContext, SpecContext, step_of, versions_of
-from ft_pipeline.steps.base_model import base_model_spec, bases_of_experiments
+from ft_pipeline.steps.base_model import base_model_spec, has_teacher
 from ft_pipeline.steps.shared.column_lineage import answers_lineage
 from ft_pipeline.steps.shared.table_pages import MATCHES_SCHEMA
 from ft_pipeline.store.artifacts import Artifact
@@ -55,16 +54,6 @@ def run(job: Job) -> dict[str, Any]:
     from ft_pipeline.distillation import teacher
 
     return teacher.run(job)
-
-
-def has_teacher(context: SpecContext) -> bool:
-    """Whether the project has a teacher. The embedded model, which is the default, is none if there are no prompts and
-    no experiment trains it: it would be unpacked, and scored, for nothing."""
-    teacher = context.project.settings.teacher
-    if teacher.endpoint is not None or teacher.model != EMBEDDED or EMBEDDED in bases_of_experiments(context):
-        return True
-    unlabelled = context.find("unlabelled")
-    return unlabelled is not None and count_prompts(unlabelled.path) > 0
 
 
 def build(build: BuildContext) -> dict[str, Any]:

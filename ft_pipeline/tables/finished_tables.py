@@ -8,7 +8,6 @@ import pyarrow as pa
 
 from ft_pipeline.tables.formats.arrow_schema import MESSAGES, ORIGIN, TAGS, TOOLS
 from ft_pipeline.tables.formats.base import Column, Format
-from ft_pipeline.tables.formats.registry import FORMATS
 from ft_pipeline.tables.splits import SPLITS
 
 
@@ -105,8 +104,3 @@ CONVERSATIONS = FinishedTable(
 def table_of_format(row_format: Format) -> FinishedTable:
     """Return the table of a format."""
     return FinishedTable(row_format.name, (*row_format.columns, *ORIGIN.values()), unique=("id",))
-
-
-def finished_table(name: str) -> FinishedTable:
-    """Return the table of a format, or another table of the stage, by its name."""
-    return {"conversations": CONVERSATIONS, "quarantine": QUARANTINE}.get(name) or table_of_format(FORMATS[name])

@@ -16,12 +16,13 @@ from ft_pipeline.errors import UserError
 from ft_pipeline.job import Job, Reporter
 from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.step import STEPS
-from ft_pipeline.tables.finished_tables import finished_table
+from ft_pipeline.tables.finished_tables import CONVERSATIONS as TABLE_OF_CONVERSATIONS
+from ft_pipeline.tables.finished_tables import table_of_format
+from ft_pipeline.tables.formats.registry import FORMATS
 from ft_pipeline.training import adapter, training_data
 from ft_pipeline.training.objectives.registry import OBJECTIVES, ObjectiveSpec
-from ft_pipeline.training.token_rows import read_split
+from ft_pipeline.training.token_rows import failures, read_split
 from ft_pipeline.training.token_table import COLUMNS as TOKEN_COLUMNS
-from ft_pipeline.training.tokens.token_audit import failures
 from ft_pipeline_tests.contracts.objectives import CONVERSATIONS, MATERIAL, TRAINING, Material
 from ft_pipeline_tests.training.subject import SHARES, conversation, job, known_rows, write_conversations
 
@@ -89,7 +90,9 @@ def trained(subject: Subject, data: Path, tmp_path_factory: pytest.TempPathFacto
 
 def table_columns(table: str) -> set[str]:
     """The columns of a table."""
-    return {*DISTILLED.names} if table == "distilled" else {*finished_table(table).descriptions}
+    if table == "distilled":
+        return {*DISTILLED.names}
+    return {*(TABLE_OF_CONVERSATIONS if table == "conversations" else table_of_format(FORMATS[table])).descriptions}
 
 
 def test_every_objective_has_material() -> None:

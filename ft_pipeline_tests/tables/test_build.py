@@ -10,7 +10,7 @@ import pytest
 
 from ft_pipeline.tables.build import build_table
 from ft_pipeline.tables.file_result import SourceFile
-from ft_pipeline.tables.finished_tables import finished_table
+from ft_pipeline.tables.finished_tables import table_of_format
 from ft_pipeline.tables.formats.registry import FORMATS
 from ft_pipeline.tables.formats.row_ids import row_id
 from ft_pipeline.tables.formats.turns import plain
@@ -44,7 +44,7 @@ def test_rows_are_written_with_their_origin(tmp_path, data_format):
     ]
     assert (report.read, report.accepted, report.quarantined, report.duplicates) == (5, 2, 1, 2)
     assert report.passed and report.reasons == {"duplicate": 2, "invalid_json": 1}
-    assert [name for name, text in finished_table(data_format).descriptions.items() if text] == [
+    assert [name for name, text in table_of_format(FORMATS[data_format]).descriptions.items() if text] == [
         *FORMATS[data_format].column_names,
         "file",
         "row",

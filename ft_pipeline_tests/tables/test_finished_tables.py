@@ -16,7 +16,7 @@ from ft_pipeline.page import Columns
 from ft_pipeline.settings.instance import DagsterSettings
 from ft_pipeline.tables import row_groups
 from ft_pipeline.tables.build import build_table
-from ft_pipeline.tables.finished_tables import CONVERSATIONS, FILES, QUARANTINE, FinishedTable, finished_table
+from ft_pipeline.tables.finished_tables import CONVERSATIONS, FILES, QUARANTINE, FinishedTable, table_of_format
 from ft_pipeline.tables.formats.registry import FORMATS
 from ft_pipeline.tables.held_out import SuiteTexts
 from ft_pipeline.tables.quarantine import Part, build_quarantine
@@ -170,7 +170,7 @@ NO_FILE = pa.nulls(2, pa.string())
 
 
 @pytest.mark.parametrize(
-    "declared", [*map(finished_table, FORMATS), CONVERSATIONS, QUARANTINE, TEACHER_ANSWERS, DISTILLED_TABLE]
+    "declared", [*map(table_of_format, FORMATS.values()), CONVERSATIONS, QUARANTINE, TEACHER_ANSWERS, DISTILLED_TABLE]
 )
 def test_the_page_shows_what_the_schema_demands(declared: FinishedTable, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metadata, "dagster_settings", lambda: DagsterSettings(columns=True))
@@ -186,4 +186,4 @@ def test_the_page_shows_what_the_schema_demands(declared: FinishedTable, monkeyp
 
 def test_the_arrow_schema_is_that_of_the_declared_columns(tmp_path: Path) -> None:
     build_table("chat", [], tmp_path, max_quarantined=0.1)
-    assert pq.read_schema(tmp_path / "rows.parquet") == finished_table("chat").arrow_schema
+    assert pq.read_schema(tmp_path / "rows.parquet") == table_of_format(FORMATS["chat"]).arrow_schema

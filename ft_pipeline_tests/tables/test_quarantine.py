@@ -5,7 +5,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ft_pipeline.tables.conversations import count_words
-from ft_pipeline.tables.finished_tables import finished_table
+from ft_pipeline.tables.finished_tables import QUARANTINE
 from ft_pipeline.tables.quarantine import Part, build_quarantine, overview, ranges
 from ft_pipeline_tests.tables.helpers import GOOD, build_chat_tables
 
@@ -36,7 +36,7 @@ def test_every_unused_row_is_listed(quarantined):
     folder, summary = quarantined
     rows = pq.read_table(folder / "quarantine" / "rows.parquet").to_pylist()
     assert summary["rows"] == len(rows) == 10
-    assert list(rows[0]) == [name for name, text in finished_table("quarantine").descriptions.items() if text]
+    assert list(rows[0]) == [name for name, text in QUARANTINE.descriptions.items() if text]
     assert [(row["table"], row["file"], row["row"], row["code"], row["data_version"]) for row in rows[-2:]] == [
         ("alpaca", "b.jsonl", 2, "empty_output", "v-alpaca"),
         ("sharegpt", "c.jsonl", 3, "duplicate", "v-conversations"),

@@ -12,7 +12,7 @@ from ft_pipeline.settings.teacher import TeacherSettings
 from ft_pipeline.steps.shared.column_lineage import raw_schema, table_lineage
 from ft_pipeline.tables.checks.row_rules import ROW_RULES, RULES_OF_EVERY_FORMAT
 from ft_pipeline.tables.conversations import build_conversations
-from ft_pipeline.tables.finished_tables import finished_table
+from ft_pipeline.tables.finished_tables import table_of_format
 from ft_pipeline.tables.formats.arrow_schema import MESSAGES, TAGS, TOOLS, schema_of
 from ft_pipeline.tables.formats.base import TAGS_FIELD, Column, Field, Format, Record
 from ft_pipeline.tables.formats.convert import convert, convert_all, shapes_of
@@ -199,6 +199,6 @@ def test_a_new_format_needs_only_its_definition(tmp_path, monkeypatch) -> None:
     )
     written = pq.read_table(tmp_path / "out" / "rows.parquet").to_pylist()
     assert conversations.accepted == 4 and {row["table"] for row in written} == {"alpaca", "qa"}
-    assert [*finished_table("qa").descriptions] == ["messages", "tools", "tags", "file", "row", "id"]
+    assert [*table_of_format(FORMATS["qa"]).descriptions] == ["messages", "tools", "tags", "file", "row", "id"]
     assert [field for field, _, _ in raw_schema("qa")] == ["question", "answer", "tags"]
     assert table_lineage("qa", {})["messages"] == [("raw_qa", "answer"), ("raw_qa", "question")]

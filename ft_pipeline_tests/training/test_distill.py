@@ -20,9 +20,8 @@ from ft_pipeline.steps import merged_model
 from ft_pipeline.store.text_redaction import PLACEHOLDER, ErasedTexts
 from ft_pipeline.training import adapter, training_data
 from ft_pipeline.training.memory.estimate import estimate_experiment
-from ft_pipeline.training.token_rows import read_split
+from ft_pipeline.training.token_rows import failures, read_split
 from ft_pipeline.training.tokens.chat_tokens import MASKED
-from ft_pipeline.training.token_rows import failures
 from ft_pipeline.training.trainer.distribution_loss import distribution_columns
 from ft_pipeline_tests.tiny import save_tiny, tiny_model, tiny_tokenizer
 from ft_pipeline_tests.training.subject import (

@@ -29,9 +29,8 @@ from ft_pipeline.training.objectives.kto import (
     with_mismatched_answers,
     with_reference,
 )
-from ft_pipeline.training.token_rows import read_split
+from ft_pipeline.training.token_rows import failures, read_split
 from ft_pipeline.training.tokens.chat_tokens import MASKED
-from ft_pipeline.training.token_rows import failures
 from ft_pipeline.training.trainer.arguments import training_arguments
 from ft_pipeline.training.trainer.loss import sequence_log_probabilities
 from ft_pipeline.training.trainer.token_trainer import TrainerSetup

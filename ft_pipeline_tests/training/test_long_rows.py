@@ -10,9 +10,8 @@ from ft_pipeline.errors import UserError
 from ft_pipeline.models.load import load_tokenizer
 from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.steps import training_data
-from ft_pipeline.training.token_rows import read_split
+from ft_pipeline.training.token_rows import failures, read_split
 from ft_pipeline.training.tokens.long_rows import LongRows
-from ft_pipeline.training.token_rows import failures
 from ft_pipeline_tests.release.chat_families import of_trl
 from ft_pipeline_tests.training.subject import (
     conversation,

@@ -22,9 +22,8 @@ from ft_pipeline.training.objectives.dpo import REFERENCES, collate_pairs, with_
 from ft_pipeline.training.objectives.pair_losses import PAIR_LOSSES, PairScores, pair_losses
 from ft_pipeline.training.objectives.rows import TableRows
 from ft_pipeline.training.techniques import new_model
-from ft_pipeline.training.token_rows import read_split
+from ft_pipeline.training.token_rows import failures, read_split
 from ft_pipeline.training.tokens.chat_tokens import MASKED
-from ft_pipeline.training.token_rows import failures
 from ft_pipeline.training.trainer.loss import sequence_log_probabilities
 from ft_pipeline_tests.training.subject import (
     SHARES,

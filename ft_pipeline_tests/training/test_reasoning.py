@@ -11,8 +11,7 @@ from ft_pipeline.evaluation.tuned_variants import scored_with, serving_of, witho
 from ft_pipeline.models.load import load_tokenizer
 from ft_pipeline.models.reasoning import begin_of_answer, without_reasoning
 from ft_pipeline.settings.experiment import ExperimentSettings
-from ft_pipeline.training.token_rows import read_split
-from ft_pipeline.training.token_rows import failures
+from ft_pipeline.training.token_rows import failures, read_split
 from ft_pipeline_tests.release.chat_families import of_trl
 from ft_pipeline_tests.training.subject import (
     conversation,

@@ -12,9 +12,8 @@ from ft_pipeline.errors import UserError
 from ft_pipeline.models.load import load_tokenizer
 from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.training import training_data
-from ft_pipeline.training.token_rows import read_split
+from ft_pipeline.training.token_rows import failures, read_split
 from ft_pipeline.training.tokens.sample import apply_weight
-from ft_pipeline.training.token_rows import failures
 from ft_pipeline_tests.tables.helpers import spy_on_pandera
 from ft_pipeline_tests.training.subject import (
     SHARES,

@@ -23,9 +23,8 @@ from ft_pipeline.settings.project import PromptingSettings
 from ft_pipeline.settings.prompt_variant import PromptVariant
 from ft_pipeline.settings.teacher import PriceSettings
 from ft_pipeline.step import STEPS, MissingInput, SpecContext, spec_of_its_asset, versions_of
-from ft_pipeline.steps.base_model import base_model_spec, bases_of_experiments
+from ft_pipeline.steps.base_model import base_model_spec, bases_of_experiments, has_teacher
 from ft_pipeline.steps.shared.task_inputs import task_files, task_inputs
-from ft_pipeline.steps.teacher_answers import has_teacher
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.hashing import sha256_of_file
 from ft_pipeline.store.spec import ArtifactReference, Spec
