@@ -1,4 +1,4 @@
-"""Two histories of one store, here and in a copy: which one continues the other, and what there must be after it.
+"""Two histories of one store, here and in a copy: which one continues the other, and what a store must have afterwards.
 
 A signed store is its journal: the history whose first lines are the other's continues it. A store without a key has
 no journal. Its history is the set of its manifests, records and redactions: one continues the other if it has all of

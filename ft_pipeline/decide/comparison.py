@@ -318,7 +318,7 @@ class Comparison(BaseModel):
 
     @property
     def incumbent(self) -> Row | None:
-        """The row of what answers today; the best one if it has several prompts. None without one."""
+        """The row of what answers today: of several prompts, the best one. None if nothing answers today."""
         return next((row for row in self.rows if row.incumbent), None)
 
     def tuned(self) -> list[Row]:

@@ -90,7 +90,7 @@ def footnotes(comparison: Comparison) -> list[str]:
     notes += without_model(comparison)
     notes += filter(None, [describe_twice(comparison)])
     notes += _learned_otherwise(comparison)
-    notes += [tell_opinion(opinion) for opinion in opinions_told(comparison)]
+    notes += [tell_opinion(opinion) for opinion in shown_opinions(comparison)]
     notes += _worst_of_best(comparison)
     files = [(row, row.gguf) for row in comparison.rows if row.gguf is not None]
     return notes + [f"{row.name}: {costs.describe(f'{row.experiment}/merged')}." for row, costs in files]
@@ -112,9 +112,9 @@ def _learned_otherwise(comparison: Comparison) -> list[str]:
     return [" ".join([*learned, means])]
 
 
-def opinions_told(comparison: Comparison) -> list[Claim]:
-    """Return the opinions that readers see: those between a row and what it must beat, or the champion, or what answers
-    today, each pair once."""
+def shown_opinions(comparison: Comparison) -> list[Claim]:
+    """Return the opinions that readers see, each pair of rows once: of a row against its baseline, the champion, or
+    what answers today."""
     told: dict[tuple[str, ...], Claim] = {}
     for claim in comparison.claims:
         row, rival = (comparison.row(name) for name in (claim.row, claim.rival))

@@ -56,7 +56,7 @@ def link_chains(drafts: Sequence[ExperimentDraft], merged: Mapping[str, str]) ->
 
 
 def _same_base(draft: ExperimentDraft, by_name: dict[str, ExperimentDraft]) -> None:
-    """Give an experiment the base model of the first one in its chain, as theirs has it by way of the output."""
+    """Give an experiment the base model of the first one in its chain. Their files chain output folders."""
     seen, first = {draft.name}, draft
     while (previous := first.settings.get("start_from")) is not None:
         if previous in seen:

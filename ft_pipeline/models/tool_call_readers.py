@@ -44,7 +44,7 @@ def _read_marked(text: str, opening: str, read: Callable[[int], _Found | None]) 
 
 
 def _call(value: Any, key: str = "arguments") -> Call | None:
-    """Return the call that a parsed object is; None if it is none."""
+    """Return a parsed object as a call; None if the object is no call."""
     if not isinstance(value, dict) or not isinstance(value.get("name"), str) or not value["name"]:
         return None
     return {"name": value["name"], "arguments": compact_json(value[key])} if isinstance(value.get(key), dict) else None

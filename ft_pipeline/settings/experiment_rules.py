@@ -17,7 +17,7 @@ Violation = tuple[str, str] | None
 
 @dataclass(frozen=True)
 class _Use:
-    """What uses a section. Under other techniques or objectives, it must have its defaults."""
+    """The techniques or objectives that use a section. Under all others, the section must have its defaults."""
 
     section: str
     key: Literal["technique", "objective"]

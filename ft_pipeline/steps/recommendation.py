@@ -44,7 +44,7 @@ def _data_at_hand(context: SpecContext) -> DataAtHand:
     with_rows = [name for name in sorted(tables) if _has_rows(context.find(name))]
     experiments: dict[str, list[str]] = {}
     for name in context.project.experiment_names():
-        with contextlib.suppress(UserError):  # a broken YAML is told elsewhere
+        with contextlib.suppress(UserError):  # the plan and the UI report a broken YAML
             if not is_sweep_member(name):
                 experiments.setdefault(context.project.experiment(name).objective, []).append(name)
     return DataAtHand(with_rows, checks_of(context.project.settings.evaluation), experiments)

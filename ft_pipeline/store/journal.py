@@ -242,7 +242,7 @@ class _Writer:
         details: Mapping[str, Any] | None = None,
         content: Mapping[str, bytes] | None = None,
     ) -> None:
-        """See Sign."""
+        """Sign a change and append its line (Sign says what each argument is)."""
         with translate_write_errors():
             if content:
                 pending = {name: data.decode() for name, data in content.items()}

@@ -104,7 +104,7 @@ class RayTables:
 
 @contextmanager
 def connect() -> Iterator[RayTables | None]:
-    """Yield the deployment's cluster for tables, None if it names none. Raises UserError if there is none there."""
+    """Yield the cluster that the deployment names for tables; None without a name. UserError if no cluster answers."""
     address = os.environ.get(RAY_TABLES)
     if not address:
         yield None

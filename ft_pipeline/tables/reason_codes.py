@@ -60,7 +60,7 @@ ROW_CODES: dict[str, str] = {
     "special_tokens": "a control token of a chat template inside the text forges turns",
     "output_equals_input": "the answer repeats the prompt",
     "refusal_boilerplate": "the answer is an assistant's stock refusal",
-    "unresolved_placeholder": "a {{template hole}} was never filled in",
+    "unresolved_placeholder": "a {{placeholder}} of a template was never filled in",
     "duplicate": "equal to an earlier row",
     "earlier_turns": "the beginning of a longer conversation of the same thread",
     "near_duplicate": "equal to an earlier row but for case, white space, final punctuation, or a few words",

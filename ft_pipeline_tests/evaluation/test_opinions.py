@@ -13,7 +13,7 @@ from ft_pipeline.decide.build import build_comparison
 from ft_pipeline.decide.claim import Claim, OpinionFacts, verdict_of
 from ft_pipeline.decide.comparison import Comparison, Row
 from ft_pipeline.decide.documents import comparison_of
-from ft_pipeline.decide.notes import footnotes, opinions_told
+from ft_pipeline.decide.notes import footnotes, shown_opinions
 from ft_pipeline.decide.sources.qualification import why_not_qualified
 from ft_pipeline.decide.units import label
 from ft_pipeline.decide.words import ask_for_ratings
@@ -299,7 +299,7 @@ def test_readers_of_a_comparison_see_each_pair_once(tmp_path: Path) -> None:
     measured = build(tmp_path / "out", inputs)
     text = (tmp_path / "out" / "comparison.md").read_text()
     assert text.count("Answers of a/merged: preferred in 65 of 100 comparisons with base (5") == 1
-    assert len(opinions_told(measured)) == 1 and answer(ROW, 1) not in text
+    assert len(shown_opinions(measured)) == 1 and answer(ROW, 1) not in text
 
 
 def test_an_opinion_replaces_the_check_against_the_incumbent(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """The held-out target of each training, with an interval: whether it improved what it was made to improve.
 
-The rows are those by which the best step was chosen, so that the value there is a little too good. Test rows are never
-read.
+The best step was chosen on the same rows, so that its value is a little too good. Test rows are never read.
 """
 
 from collections.abc import Mapping

@@ -17,7 +17,7 @@ class OwnTarget(BaseModel, frozen=True):
     experiment: str
     objective: str
     label: str
-    """The begin of a sentence, such as "Held-out loss"."""
+    """How a sentence about the target begins, such as "Held-out loss"."""
     unit: str
     """After a value. `share`: it is shown in percent."""
     lower_is_better: bool

@@ -164,7 +164,7 @@ def _unfit(value: Any, rule: Rule) -> str | None:
 
 
 def _number(value: Any) -> float | None:
-    """Return a number, which may be written as a text ("12.50"); None if it is none."""
+    """Return a number, which may be written as a text ("12.50"); None for any other value."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:

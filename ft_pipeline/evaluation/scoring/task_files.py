@@ -21,7 +21,7 @@ from ft_pipeline.settings.bounded_yaml import BoundedLoader
 from ft_pipeline.store.hashing import sha256_of_file
 
 MIN_COMMON_DOCUMENTS = 3
-"""Number of documents from which a text that they share is no content of theirs."""
+"""A text that this many documents share is a part of the prompt, and no content of a document."""
 MAX_CELL_CHARS = 64 << 20
 
 

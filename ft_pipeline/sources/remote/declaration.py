@@ -125,7 +125,7 @@ def reading_keys(document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_source(path: Path) -> RemoteSource | None:
-    """Return the source that a YAML names; None if it names none. Raises BadSource."""
+    """Return the source that a YAML names; None for a YAML without a source. Raises BadSource."""
     try:
         if path.stat().st_size > MAX_YAML_BYTES:
             return None

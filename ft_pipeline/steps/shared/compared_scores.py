@@ -93,7 +93,7 @@ def compared_scores(context: SpecContext) -> ComparedScores:
         else:
             asset, artifact = _champion_scores(context, previous_champion, scored, newest)
             inputs[f"champion/{asset}"] = artifact.reference
-            if learns_from := _otherwise_than_answers(context, artifact):
+            if learns_from := _learns_beyond_answers(context, artifact):
                 config["champion"]["learned_from"] = learns_from
             if previous_champion.kind != "classifier":
                 config["champion"]["base_model"] = bases["champion"] = base_of(context.store, artifact)
@@ -105,14 +105,14 @@ def compared_scores(context: SpecContext) -> ComparedScores:
 def _learned_from(context: SpecContext, scored: Mapping[str, Artifact]) -> dict[str, str]:
     """Experiment → what it learned from, for each one that does not imitate."""
     learned = {
-        name.removesuffix("/scores"): _otherwise_than_answers(context, artifact)
+        name.removesuffix("/scores"): _learns_beyond_answers(context, artifact)
         for name, artifact in scored.items()
         if name.endswith("/scores")
     }
     return {name: learns_from for name, learns_from in learned.items() if learns_from}
 
 
-def _otherwise_than_answers(context: SpecContext, scores: Artifact) -> LearnsFrom | None:
+def _learns_beyond_answers(context: SpecContext, scores: Artifact) -> LearnsFrom | None:
     """Return what the model of some scores learned from in its last phase; None if it imitates, or was not trained."""
     if "adapter" not in scores.inputs:
         return None

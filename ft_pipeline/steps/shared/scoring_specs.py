@@ -81,7 +81,7 @@ def base_names(store: ArtifactStore, fingerprints: Iterable[str]) -> dict[str, s
 
 
 def project_base(context: SpecContext) -> ArtifactReference | None:
-    """Return the base model in whose tokens `evaluation.max_new_tokens` is counted; None: each counts in its own.
+    """Return the base model whose tokenizer counts `evaluation.max_new_tokens`; None if each model counts with its own.
 
     It does not depend on which experiments there are, except for the embedded model, which every machine has. Raises
     MissingInput if it is not in the store yet.

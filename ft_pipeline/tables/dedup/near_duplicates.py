@@ -77,7 +77,7 @@ class Spill:
 def find_near(
     keys: Keys, rows: np.ndarray, read_shingles: ReadShingles, may_replace: MayReplace | None = None
 ) -> dict[int, int]:
-    """Return row → the first kept row before it that it is near to, for those of the rows that have one.
+    """Return row → the first kept row before it that the row nearly equals. Rows without such a row are left out.
 
     rows: positions in the keys, in the order in which they are kept. may_replace: None compares all rows.
     """
@@ -233,7 +233,7 @@ def match_sets(
     frequencies: np.ndarray,
     may_replace: MayReplace | None,
 ) -> dict[int, int]:
-    """Return row → the first kept row before it that it is near to.
+    """Return row → the first kept row before it that the row nearly equals.
 
     rows: the row of each set. order: the sets in the order in which they are kept. frequencies: as for select_rarest.
     """

@@ -90,8 +90,8 @@ def pair_of(call: ModelCall) -> dict[str, Any] | None:
 def thumb_of(call: ModelCall) -> dict[str, Any] | None:
     """Return the raw feedback row of a call whose answer a person rated; None for other calls.
 
-    An answer that was cut off is none that a model should learn to write or to avoid. A thumb up on an answer that was
-    corrected, too, says nothing.
+    A cut-off answer is left out: a model should learn neither to write nor to avoid such an answer. So is a thumb up on
+    an answer that was also corrected.
     """
     rating = call.feedback.rating
     is_whole = not (call.error or call.answer is None or call.finish_reason in _ENDED_BADLY)

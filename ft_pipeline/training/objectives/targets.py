@@ -16,7 +16,7 @@ class Target:
     measure: str
     """Its name in the log of the training, such as `eval_loss`."""
     label: str
-    """The begin of a sentence."""
+    """How a sentence about the target begins."""
     unit: str = ""
     """After a value. `share`: it is shown in percent."""
     lower_is_better: bool = False

@@ -357,7 +357,7 @@ def batch_pad_token_id(model: Any, tokenizer: Any) -> int | None:
 
 
 def is_counted(batch: dict[str, Tensor]) -> bool:
-    """Whether a batch is none that only keeps its rank in step with the others."""
+    """Whether the rows of a batch count. Those of a filler batch, which keeps a rank in step, do not."""
     return _FILLER_KEY not in batch
 
 
