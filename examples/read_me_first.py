@@ -21,8 +21,8 @@ warnings.filterwarnings("ignore")
 
 from ft_pipeline.decide.build import build
 from ft_pipeline.decide.promote import Court, decide
-from ft_pipeline.decide.reasons import reasons
 from ft_pipeline.decide.released import Candidate
+from ft_pipeline.decide.ruling import reasons
 from ft_pipeline.decide.verdict import Summary
 from ft_pipeline.evaluation.comparison.score import describe_score
 from ft_pipeline.evaluation.metrics.custom_metrics import resolve_metrics

@@ -13,9 +13,9 @@ from rich.table import Table
 
 from ft_pipeline.cli.display import show_experiments, show_findings
 from ft_pipeline.cli.display_outcome import show_outcome
-from ft_pipeline.cli.display_runs import RunLog
 from ft_pipeline.cli.display_tables import new_table, print_columns, print_rows
 from ft_pipeline.cli.display_text import say, say_line
+from ft_pipeline.cli.runs import RunLog
 from ft_pipeline.events import StepEvent
 from ft_pipeline.execution.run import RunResult
 from ft_pipeline.execution.run_batches import Batch, BatchResult

@@ -4,18 +4,42 @@
 pairs on, people decide (docs/ratings.md).
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from pydantic import TypeAdapter
 
 from ft_pipeline.page import Page, Points, Table
-from ft_pipeline.ratings.rating_ledger import content_digest, newest, read_ratings
-from ft_pipeline.ratings.rating_table import write_table
+from ft_pipeline.ratings.rating_ledger import Rating, content_digest, newest, read_ratings
 from ft_pipeline.ratings.results import Result, results_of
 from ft_pipeline.step import BuildContext, SpecContext, StepConfig, spec_of, step_of
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.spec import Spec
+
+FILE_NAME = "ratings.parquet"
+SCHEMA = pa.schema(
+    [
+        *((name, pa.string()) for name in ("time", "rater", "candidate", "rival", "item", "group")),
+        *((name, pa.string()) for name in ("candidate_answer", "rival_answer")),
+        ("candidate_side", pa.int64()),
+        ("verdict", pa.string()),
+        ("seconds", pa.float64()),
+        ("note", pa.string()),
+    ]
+)
+"""The answers are SHA-256 of the UTF-8 texts. A later verdict of the same rater on the same item and answers replaces
+the earlier one; readers do that."""
+
+
+def write_table(ratings: Sequence[Rating], out: Path) -> None:
+    """Write the table to the folder `out`."""
+    rows = [{name: getattr(rating, name) for name in SCHEMA.names} for rating in ratings]
+    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), out / FILE_NAME)
+
 
 HOW = "Nobody has rated answers yet. ft rate lists the pairs of models that are worth rating."
 

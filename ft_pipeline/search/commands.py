@@ -2,17 +2,95 @@
 
 import re
 import signal
-from typing import Annotated
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
 
 import typer
+from rich.console import Console
+from rich.table import Table
 
 from ft_pipeline.cli.command import Answer, command
 from ft_pipeline.cli.common import experiment_names, stderr
 from ft_pipeline.cli.display_progress import live_progress
+from ft_pipeline.cli.display_tables import new_table, print_columns
 from ft_pipeline.cli.display_text import plain, say
 from ft_pipeline.errors import UserError
+from ft_pipeline.pace import format_duration
 from ft_pipeline.project import Project
-from ft_pipeline.search.display import show_sweep
+from ft_pipeline.search.sampling import MIN_FOR_IMPORTANCE
+from ft_pipeline.search.space import yaml_text
+from ft_pipeline.search.trials import describe_loss, measure_of
+
+BAR_WIDTH = 30
+"""Letters of a bar that stands for all of the variance."""
+
+
+def show_sweep(console: Console, document: Mapping[str, Any]) -> None:
+    """Print the trials, what mattered, what it cost and what was chosen."""
+    print_columns(console, _trial_table(document))
+    for trial in document["trials"]:
+        if trial["message"]:
+            say(console, f"{trial['name']} failed: {plain(trial['message'])}")
+    _show_importances(console, document)
+    cost = "" if document["cost"] is None else f", {document['cost']:.2f} by costs.gpu_hour"
+    say(
+        console,
+        f"{len(document['trials'])} trials took {format_duration(document['seconds'])} "
+        f"({document['device_hours']:.2f} device hours{cost}).\nThe search ended: {plain(document['ended_because'])}.",
+    )
+    _show_chosen(console, document)
+
+
+def _trial_table(document: Mapping[str, Any]) -> Table:
+    """Return the trials with their values, the best one first."""
+    keys = sorted({key for trial in document["trials"] for key in trial["values"]})
+    chosen = document["chosen"] and document["chosen"]["trial"]
+    table = new_table("trial", *_short_names(keys), measure_of(document["objective"]), "steps", "time")
+    order = {"complete": 0, "pruned": 1, "failed": 2}
+    for trial in sorted(document["trials"], key=lambda trial: (order[trial["state"]], trial["loss"] or 0.0)):
+        state = "best" if trial["number"] == chosen else "" if trial["state"] == "complete" else trial["state"]
+        values = [plain(yaml_text(trial["values"][key])) for key in keys]
+        time = format_duration(trial["seconds"])
+        loss = describe_loss(trial["loss"], document["objective"])
+        name = f"try{trial['number']}{f' {state}' if state else ''}"
+        table.add_row(name, *values, loss, str(trial["steps"]), time)
+    return table
+
+
+def _short_names(keys: Sequence[str]) -> list[str]:
+    """Return the last part of each key, or the whole key if another one ends alike."""
+    ends = [key.rpartition(".")[2] for key in keys]
+    return [end if ends.count(end) == 1 else key for key, end in zip(keys, ends, strict=True)]
+
+
+def _show_importances(console: Console, document: Mapping[str, Any]) -> None:
+    if not document["importances"]:
+        say(console, f"What mattered is not known: under {MIN_FOR_IMPORTANCE} complete trials, or equal losses.")
+        return
+    say(console, "What mattered (share of the differences between complete trials):")
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for key, share in document["importances"].items():
+        table.add_row(f"  {key}", f"{share:.0%}", "█" * round(BAR_WIDTH * share))
+    console.print(table)
+    say(console, f"Picture: {plain(document['picture'])}")
+
+
+def _show_chosen(console: Console, document: Mapping[str, Any]) -> None:
+    chosen = document["chosen"]
+    if chosen is None:
+        say(console, "No trial was finished, so nothing was chosen.")
+        return
+    name = chosen["experiment"]
+    if name == document["experiment"]:
+        say(console, f"The experiment's own values were the best. Go on with:\n  ft run --experiment {name}")
+        return
+    written = "Wrote" if chosen["new"] else "Kept"
+    say(
+        console,
+        f"{written} experiments/{name}.yaml, the best on validation rows.\n"
+        f"Its training is in the store already. Compare it on test rows:\n  ft run --experiment {name}",
+    )
+
 
 UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400}
 """Seconds of each unit of `--budget`."""

@@ -5,8 +5,8 @@ import re
 import pytest
 
 from ft_pipeline.evaluation.items import Item
+from ft_pipeline.evaluation.judge.asking import read_verdict
 from ft_pipeline.evaluation.judge.prompt import DEFAULT_RUBRIC, clean, judge_prompt
-from ft_pipeline.evaluation.judge.verdicts import read_verdict
 from ft_pipeline_tests.evaluation.judging import TASK, answers_in, verdict
 
 ITEM = Item(

@@ -7,8 +7,8 @@ import pytest
 
 from ft_pipeline.decide.build import build
 from ft_pipeline.decide.judged_pairs import rivals_by_candidate
-from ft_pipeline.evaluation.judge.bias import length_adjusted, report_on
 from ft_pipeline.evaluation.judge.exclusion import model_key, reasons_to_exclude
+from ft_pipeline.evaluation.judge.judgements import length_adjusted, report_on
 from ft_pipeline_tests.evaluation.scored import LOOP, NOISE, scored
 
 

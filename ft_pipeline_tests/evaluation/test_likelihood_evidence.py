@@ -15,7 +15,7 @@ from ft_pipeline.decide.likelihood_evidence import why_no_evidence
 from ft_pipeline.decide.markdown import markdown_table
 from ft_pipeline.decide.notes import footnotes
 from ft_pipeline.decide.recommend import recommend
-from ft_pipeline.ratings.worth_rating import pairs_worth_rating
+from ft_pipeline.ratings.commands import pairs_worth_rating
 from ft_pipeline.settings.promotion import PromotionSettings
 from ft_pipeline_tests.decide.rules import Decision, decide, desk_of, document_of, verdict
 from ft_pipeline_tests.evaluation.opined import ITEMS, mixed, opinion_inputs, rate

@@ -15,7 +15,7 @@ import pytest
 from ft_pipeline.decide.build import build_comparison
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.rivals.score import run as score_rivals
-from ft_pipeline.evaluation.scoring import prompt_baseline, second_scores, tuned_scores
+from ft_pipeline.evaluation.scoring import prompt_baseline, tuned_scores
 from ft_pipeline.job import Job
 from ft_pipeline_tests.distillation.fault_server import answer_to, serving
 from ft_pipeline_tests.evaluation.conftest import CONVERSATIONS, JobMaker, conversation, job_maker
@@ -75,9 +75,9 @@ def test_the_best_use_of_the_base_model_is_scored_twice_in_other_batches(
         assert record["content_nats"] == pytest.approx(by_item[record["item"]]["content_nats"], rel=1e-3)
         assert not {"answer", "prompt", "reference"} & record.keys() and isinstance(record["differs"], bool)
     sizes: list[int] = []
-    loaded = second_scores.LoadedLM
-    monkeypatch.setattr(second_scores, "LoadedLM", lambda *args: sizes.append(args[2]) or loaded(*args))
-    monkeypatch.setattr(second_scores, "MOST_ITEMS", 3)
+    loaded = prompt_baseline.LoadedLM
+    monkeypatch.setattr(prompt_baseline, "LoadedLM", lambda *args: sizes.append(args[2]) or loaded(*args))
+    monkeypatch.setattr(prompt_baseline, "MOST_ITEMS", 3)
     job = make_shared_job("prompt_baseline", "sizes", prompting={"variants": {}})
     prompt_baseline.run(job)
     [size] = sizes

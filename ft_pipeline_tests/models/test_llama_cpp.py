@@ -8,7 +8,7 @@ import torch
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.gguf.evaluated_model import EvaluatedModel
-from ft_pipeline.gguf.quantize import Matrices, quantize, read_matrices
+from ft_pipeline.gguf.files import Matrices, quantize, read_matrices
 from ft_pipeline.gguf.settings import GGUF_TYPES
 from ft_pipeline.models.load import load_model
 from ft_pipeline_tests.gguf_files import Converted

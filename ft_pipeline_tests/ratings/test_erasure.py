@@ -14,7 +14,7 @@ from ft_pipeline.copies.pull import pull
 from ft_pipeline.copies.push import push
 from ft_pipeline.errors import UserError
 from ft_pipeline.ratings.rating_ledger import Rating, append_rating, content_digest, read_ratings, seed_of
-from ft_pipeline.ratings.rating_table import FILE_NAME, write_table
+from ft_pipeline.ratings.ratings import FILE_NAME, write_table
 from ft_pipeline.store.journal import sign_new_store
 from ft_pipeline_tests.audit.conftest import Command, ft, ft_json, opened
 from ft_pipeline_tests.audit.shop import SECRET, Shop

@@ -19,7 +19,7 @@ from ft_pipeline.decide.released import ChampionRecord
 from ft_pipeline.decide.ruling import Ruling, ruling_of
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.comparison.score import Score
-from ft_pipeline.release.fresh_leads import lead_on, read_samples, weights_of
+from ft_pipeline.release.case import lead_on, read_samples, weights_of
 from ft_pipeline.release.looks import ids_of_test_rows, write_looks_at_scores
 from ft_pipeline.release.recorded_decision import RecordedDecision, decide_and_record
 from ft_pipeline.settings.promotion import PromotionSettings

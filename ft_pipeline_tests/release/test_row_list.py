@@ -13,8 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ft_pipeline.release.card.files import ROW_RECIPE
-from ft_pipeline.release.disclosure.merkle import leaf_hash, tree_root
-from ft_pipeline.release.disclosure.row_list import RowList, count_erased, list_of_rows
+from ft_pipeline.release.disclosure.row_list import RowList, count_erased, leaf_hash, list_of_rows, tree_root
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline_tests.audit.conftest import Command, ft, ft_json, opened, released, released_once, shop
 from ft_pipeline_tests.audit.shop import SECRET, Shop

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.serving.latency import measure, prompts_of_test_rows
+from ft_pipeline.serving.commands import measure, prompts_of_test_rows
 from ft_pipeline_tests.distillation.fault_server import serving
 from ft_pipeline_tests.evaluation.conftest import CONVERSATIONS
 

@@ -27,9 +27,8 @@ from ft_pipeline.release.export.served_folder import TEMPLATE_NAME, write_served
 from ft_pipeline.release.model_lookup import find_model
 from ft_pipeline.serving.engine_pool import EnginePool
 from ft_pipeline.serving.engine_process import EngineProcess, free_port, send
-from ft_pipeline.serving.engine_start import EngineStart, command_of
+from ft_pipeline.serving.engine_start import SETTINGS_NAME, EngineStart, command_of, write_llama_cpp_settings
 from ft_pipeline.serving.front import Front, front_server
-from ft_pipeline.serving.llama_cpp_folder import SETTINGS_NAME, write_llama_cpp_settings
 from ft_pipeline.serving.llama_cpp_request import template_variables
 from ft_pipeline.serving.metrics import ServingMetrics
 from ft_pipeline_tests.release.trained import SYSTEM_PROMPT, Trained

@@ -11,7 +11,7 @@ from gguf import GGUFReader
 from ft_pipeline.errors import UserError
 from ft_pipeline.gguf import library
 from ft_pipeline.gguf.convert import convert, explain_failure, link_model
-from ft_pipeline.gguf.quantize import Matrices
+from ft_pipeline.gguf.files import Matrices
 from ft_pipeline.store.hashing import sha256_of_file
 from ft_pipeline_tests.gguf_files import Converted
 from ft_pipeline_tests.tiny_spm import spm_model

@@ -18,8 +18,14 @@ from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.settings.preferences import DpoSettings
 from ft_pipeline.training import adapter, training_data
 from ft_pipeline.training.objectives.cpt import BlockChecks, pack_blocks
-from ft_pipeline.training.objectives.dpo import REFERENCES, collate_pairs, with_reference
-from ft_pipeline.training.objectives.pair_losses import PAIR_LOSSES, PairScores, pair_losses
+from ft_pipeline.training.objectives.dpo import (
+    PAIR_LOSSES,
+    REFERENCES,
+    PairScores,
+    collate_pairs,
+    pair_losses,
+    with_reference,
+)
 from ft_pipeline.training.objectives.rows import TableRows
 from ft_pipeline.training.techniques import new_model
 from ft_pipeline.training.token_rows import failures, read_split

@@ -1,16 +1,16 @@
 """Ask a judge about pairs of answers, in both orders. Replies come from its log, so that each is paid for once."""
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 from ft_pipeline.distillation import endpoint_teacher
 from ft_pipeline.distillation.teacher_prompt import TeacherPrompt
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.judge.pairs import Pair
 from ft_pipeline.evaluation.judge.prompt import DEFAULT_RUBRIC, judge_prompt
-from ft_pipeline.evaluation.judge.verdicts import Verdict, read_verdict
 from ft_pipeline.job import Job
 from ft_pipeline.models.endpoint.answer_log import AnswerLog
 from ft_pipeline.models.endpoint.rate_limits import cost
@@ -18,6 +18,39 @@ from ft_pipeline.models.endpoint.request_loop import Asked, ChatRequest, Request
 from ft_pipeline.models.endpoint.responses import RULES
 from ft_pipeline.settings.judge import MAX_REPLY_TOKENS, JudgeSettings
 from ft_pipeline.settings.teacher import TeacherSettings
+
+Verdict = Literal["1", "2", "same"]
+VERDICTS: tuple[Verdict, ...] = ("1", "2", "same")
+_DECODER = json.JSONDecoder()
+
+
+def read_verdict(reply: str) -> Verdict | None:
+    """Return the verdict of a reply; None unless it has exactly one.
+
+    Text around the JSON object is ignored, such as a code fence. A brace that begins no JSON object makes the reply
+    unreadable: what follows it may be a quotation from an answer.
+    """
+    try:
+        found = {_verdict_of(document) for document in _objects_in(reply) if "better" in document}
+    except (ValueError, RecursionError):
+        return None
+    return found.pop() if len(found) == 1 else None
+
+
+def _verdict_of(document: dict[str, Any]) -> Verdict | None:
+    value = document["better"]
+    text = str(value).strip().lower() if isinstance(value, (str, int)) else ""
+    return next((verdict for verdict in VERDICTS if text in (verdict, f"answer {verdict}")), None)
+
+
+def _objects_in(text: str) -> Iterator[dict[str, Any]]:
+    """Yield the outermost JSON objects in a text. ValueError at a brace that begins none."""
+    start = text.find("{")
+    while start >= 0:
+        document, end = _DECODER.raw_decode(text, start)
+        yield document
+        start = text.find("{", end)
+
 
 FIRST_REPLIES = 20
 """If the first replies are no verdicts, all of them, nothing further is asked."""

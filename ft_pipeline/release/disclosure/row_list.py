@@ -14,10 +14,33 @@ from functools import cached_property
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ft_pipeline.release.disclosure.merkle import leaf_hash, tree_root
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.text_redaction import PACKED_SOURCES
 from ft_pipeline.tables.excluded_rows import MARKER_START
+
+
+def leaf_hash(content: bytes) -> bytes:
+    """Return the hash of an entry: SHA-256(0x00 || content)."""
+    return hashlib.sha256(b"\x00" + content).digest()
+
+
+def tree_root(leaves: Sequence[bytes]) -> bytes:
+    """Return the root over the hashes of entries, in their order. A node is SHA-256(0x01 || left || right).
+
+    Without entries it is the SHA-256 of nothing. Pairs are joined level by level. A last node without a partner moves
+    up unchanged, which gives the tree of the RFC: its left part always has a power of two of leaves.
+    """
+    if not leaves:
+        return hashlib.sha256(b"").digest()
+    level = list(leaves)
+    while len(level) > 1:
+        joined = [
+            hashlib.sha256(b"\x01" + level[position] + level[position + 1]).digest()
+            for position in range(0, len(level) - 1, 2)
+        ]
+        level = joined + level[len(joined) * 2 :]
+    return level[0]
+
 
 TRAINED_SPLITS = ("train", "validation")
 """Splits of the training data. The validation rows selected the checkpoint, so the model learned from them, too."""

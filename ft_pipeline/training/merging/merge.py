@@ -8,7 +8,7 @@ adds to the original weights, so that the merged model differs from the adapter 
 import gc
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -21,12 +21,50 @@ from ft_pipeline.models.base_model import link_files
 from ft_pipeline.models.compute_dtype import compute_dtype, dtype_name, storage_dtype
 from ft_pipeline.models.load import keep_weights_unpacked, load_model, load_tokenizer
 from ft_pipeline.settings.experiment import ExperimentSettings
-from ft_pipeline.training.merging.equivalence import HeldOutRows, Measurement, kl_divergence
+from ft_pipeline.training.merging.equivalence import HeldOutRows, Measurement, kl_divergence, kl_divergences
 from ft_pipeline.training.merging.lora_updates import as_stored, lora_updates
-from ft_pipeline.training.merging.quantization_error import noise_table
 from ft_pipeline.training.objectives.targets import HELD_OUT
 from ft_pipeline.training.techniques import copy_companions
 from ft_pipeline.training.token_rows import read_split
+
+PAIRS = (
+    ("base", "base_4bit"),
+    ("adapter", "merged"),
+    ("adapter", "merged_4bit"),
+    ("merged", "merged_4bit"),
+)
+"""Pairs of models that are compared. They show the error of quantizing the base, of merging, and (twice) of quantizing
+the merged model, as a 4-bit server does."""
+
+
+@dataclass(frozen=True)
+class NoiseLine:
+    """One line of the table, on the held-out answers."""
+
+    first: str
+    second: str
+    kl: float
+    """KL(first || second), nats per token."""
+    first_loss: float
+    second_loss: float
+    """Nats per answer token."""
+
+    @property
+    def difference(self) -> float:
+        """How much worse the second model is, in nats per answer token."""
+        return self.second_loss - self.first_loss
+
+
+def noise_table(measured: Mapping[str, Measurement], device: str = "cpu") -> list[dict[str, float | str]]:
+    """Return a line, as JSON with its `difference`, for each of PAIRS whose two models are in `measured`. It is
+    computed on `device`."""
+    pairs = [(first, second) for first, second in PAIRS if first in measured and second in measured]
+    lines = [
+        NoiseLine(first, second, kl, measured[first].loss, measured[second].loss)
+        for (first, second), kl in kl_divergences(measured, pairs, device).items()
+    ]
+    return [{**asdict(line), "difference": line.difference} for line in lines]
+
 
 _NOT_MODEL_FILES = ("manifest.json", "metrics.jsonl", HELD_OUT)
 """Files of a trained model that are not part of the model."""

@@ -5,23 +5,24 @@ The losses are in pair_losses.py. The reference π₀ is the model that training
 before the first step, so that no second model is in memory.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.job import Job
 from ft_pipeline.models.compute_dtype import compute_autocast
 from ft_pipeline.settings.data import DataSettings
 from ft_pipeline.settings.experiment import ExperimentSettings
-from ft_pipeline.settings.preferences import DpoSettings
+from ft_pipeline.settings.preferences import DpoSettings, PairLoss
 from ft_pipeline.tables.formats.arrow_schema import read_columns
 from ft_pipeline.tables.splits import TRAIN, VALIDATION
 from ft_pipeline.training.objectives.answers import tokenize_answers
-from ft_pipeline.training.objectives.pair_losses import PairScores, pair_losses
 from ft_pipeline.training.objectives.rows import PreparedRows, RowSource, TableRows
 from ft_pipeline.training.tokens.held_out import LEFT_OUT, split_or_leave_out
 from ft_pipeline.training.tokens.token_audit import AnswerChecks, Row
@@ -30,6 +31,69 @@ from ft_pipeline.training.trainer.data_parallel import Ranks
 from ft_pipeline.training.trainer.expert_balance import collect_balance_losses
 from ft_pipeline.training.trainer.loss import evaluation_mode, sequence_log_probabilities, trained_tokens_of_rows
 from ft_pipeline.training.trainer.token_trainer import Rows, TokenTrainer, TrainerSetup
+
+
+@dataclass(frozen=True)
+class PairScores:
+    """The scores of the answers of several pairs, and their lengths."""
+
+    preferred: Tensor
+    """Score [pairs] of the preferred answer, in nats, summed over its tokens."""
+    rejected: Tensor
+    preferred_tokens: Tensor
+    """Trained tokens [pairs] of the preferred answer."""
+    rejected_tokens: Tensor
+
+    @property
+    def leads(self) -> Tensor:
+        """How much more the preferred answer gained than the rejected one [pairs], in nats."""
+        return self.preferred - self.rejected
+
+
+def _sigmoid(scores: PairScores, settings: DpoSettings) -> Tensor:
+    """Rafailov et al. 2023 (arXiv 2305.18290, equation 7), with the label smoothing of cDPO (Mitchell 2023)."""
+    margins, smoothing = settings.beta * scores.leads, settings.label_smoothing
+    return -(1 - smoothing) * functional.logsigmoid(margins) - smoothing * functional.logsigmoid(-margins)
+
+
+def _robust(scores: PairScores, settings: DpoSettings) -> Tensor:
+    """Ray Chowdhury et al. 2024 (arXiv 2403.00409): `sigmoid` without bias, if a known share of pairs is reversed."""
+    margins, smoothing = settings.beta * scores.leads, settings.label_smoothing
+    right, reversed_ = functional.logsigmoid(margins), functional.logsigmoid(-margins)
+    return (smoothing * reversed_ - (1 - smoothing) * right) / (1 - 2 * smoothing)
+
+
+def _hinge(scores: PairScores, settings: DpoSettings) -> Tensor:
+    """Zhao et al. 2023 (SLiC, arXiv 2305.10425): no more gradient once the margin is 1."""
+    return torch.relu(1 - settings.beta * scores.leads)
+
+
+def _ipo(scores: PairScores, settings: DpoSettings) -> Tensor:
+    """Azar et al. 2023 (arXiv 2310.12036, equation 17), with scores per token, as its authors use it."""
+    preferred = scores.preferred / scores.preferred_tokens.clamp(min=1)
+    rejected = scores.rejected / scores.rejected_tokens.clamp(min=1)
+    return (preferred - rejected - 1 / (2 * settings.beta)) ** 2
+
+
+def _apo_zero(scores: PairScores, settings: DpoSettings) -> Tensor:
+    """D'Oosterlinck et al. 2024 (arXiv 2408.06266, equation 7): the preferred answer becomes more likely, the rejected
+    one less likely, each by itself."""
+    return 1 - torch.sigmoid(settings.beta * scores.preferred) + torch.sigmoid(settings.beta * scores.rejected)
+
+
+PAIR_LOSSES: Mapping[PairLoss, Callable[[PairScores, DpoSettings], Tensor]] = {
+    "sigmoid": _sigmoid,
+    "robust": _robust,
+    "hinge": _hinge,
+    "ipo": _ipo,
+    "apo_zero": _apo_zero,
+}
+
+
+def pair_losses(scores: PairScores, settings: DpoSettings) -> Tensor:
+    """Return the loss of each pair [pairs]."""
+    return PAIR_LOSSES[settings.loss_type](scores, settings)
+
 
 SIDES = ("preferred", "rejected")
 REFERENCES = tuple(f"{side}_reference" for side in SIDES)
