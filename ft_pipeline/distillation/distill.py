@@ -5,9 +5,10 @@ All kept rows are in the train split. Answers near a held-out row, a human row o
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,12 @@ import pyarrow.parquet as pq
 
 from ft_pipeline.distillation import answer_filters
 from ft_pipeline.distillation.answer_table import BATCH_ROWS, write_rows
-from ft_pipeline.distillation.best_of_n import agreements, best_of
 from ft_pipeline.distillation.judged_answers import TABLE, JudgedAnswers, Reason
 from ft_pipeline.tables.accounts import CheckResult
 from ft_pipeline.tables.checks.row_rules import Rows, find_faults
 from ft_pipeline.tables.dedup.keys import Keys, group_names, keys_of_messages, merge
 from ft_pipeline.tables.dedup.matching import find_duplicates, match_against
+from ft_pipeline.tables.dedup.tokens import words_of
 from ft_pipeline.tables.finished_tables import CONVERSATIONS, CONVERSATIONS_SET_ASIDE
 from ft_pipeline.tables.formats import sharegpt
 from ft_pipeline.tables.formats.arrow_schema import columns_of, read_columns
@@ -32,6 +33,34 @@ from ft_pipeline.tables.formats.row_ids import row_id
 from ft_pipeline.tables.held_out import origin, read_held_out, read_message_shingles
 from ft_pipeline.tables.raw_text import raw_json
 from ft_pipeline.tables.table_schemas import together
+
+
+def agreements(answers: Sequence[str]) -> list[float]:
+    """Return each answer's mean agreement with the others (0 to 1); 1 for a single answer."""
+    if len(answers) == 1:
+        return [1.0]
+    features = [_features(answer) for answer in answers]
+    return [
+        sum(_similarity(own, rival) for index, rival in enumerate(features) if index != position) / (len(features) - 1)
+        for position, own in enumerate(features)
+    ]
+
+
+def best_of(scores: Sequence[float]) -> int:
+    """Return the position of the answer to keep. scores: each answer's agreement with the others."""
+    return max(range(len(scores)), key=lambda position: (scores[position], -position))
+
+
+def _features(answer: str) -> set[tuple[str, ...]]:
+    """Return the words of the answer, and its pairs of consecutive words."""
+    words = words_of(answer)
+    return {(word,) for word in words} | set(pairwise(words))
+
+
+def _similarity(left: set[tuple[str, ...]], right: set[tuple[str, ...]]) -> float:
+    """Return the Jaccard similarity: the size of the intersection divided by the size of the union."""
+    return len(left & right) / len(left | right) if left | right else 1.0
+
 
 DISTILLED_TABLE = CONVERSATIONS.with_columns(
     "distilled",

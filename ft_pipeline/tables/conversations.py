@@ -19,7 +19,7 @@ from ft_pipeline.tables.accounts import FIRST_ROWS, CheckResult, RowWarning
 from ft_pipeline.tables.build import PARQUET, PREVIEW_ROWS, cut
 from ft_pipeline.tables.clusters import Clusters
 from ft_pipeline.tables.conversation_rows import BATCH_ROWS, ConversationRows, load_conversation_rows, table_batches
-from ft_pipeline.tables.dedup.keys import group_names
+from ft_pipeline.tables.dedup.keys import group_names, groups_of_prompts
 from ft_pipeline.tables.dedup.matching import first_index
 from ft_pipeline.tables.duplicates import conflicts
 from ft_pipeline.tables.finished_tables import CONVERSATIONS, CONVERSATIONS_SET_ASIDE
@@ -29,8 +29,7 @@ from ft_pipeline.tables.formats.row_ids import RowsDigest
 from ft_pipeline.tables.formats.turns import plain
 from ft_pipeline.tables.held_out import COMMON, SuiteTexts
 from ft_pipeline.tables.languages import SAMPLED_ROWS, languages_of
-from ft_pipeline.tables.named_groups import release_large_groups
-from ft_pipeline.tables.near_groups import near_groups
+from ft_pipeline.tables.near_groups import MAX_SHARE, near_groups
 from ft_pipeline.tables.raw_text import raw_json
 from ft_pipeline.tables.row_groups import RowGroupWriter
 from ft_pipeline.tables.row_texts import SmallestIds
@@ -38,6 +37,26 @@ from ft_pipeline.tables.semantic import SemanticSearch
 from ft_pipeline.tables.split_assignment import CODES, SplitAssignment, assign_splits
 from ft_pipeline.tables.splits import SPLITS, TRAIN
 from ft_pipeline.tables.table_schemas import TableCheck, together
+
+MIN_LARGE = 20
+"""Number of rows up to which a group is kept together, whatever its share: in small data, each group is large."""
+
+
+def release_large_groups(rows: ConversationRows) -> list[tuple[str, int]]:
+    """Split the rows of groups that are too large to be kept together by their prompts.
+
+    Returns (origin of a row, number of rows) of these groups.
+    """
+    named = np.flatnonzero(rows.keys.has_own_group)
+    _, first, group, counts = np.unique(
+        rows.keys.group[named, 1], return_index=True, return_inverse=True, return_counts=True
+    )
+    is_large = counts > max(MAX_SHARE * len(rows), MIN_LARGE)
+    released = named[is_large[group]]
+    rows.keys.group[released] = groups_of_prompts(rows.keys.prompt[released])
+    rows.keys.has_own_group[released] = False
+    return [(rows.origin(int(named[first[at]])), int(counts[at])) for at in np.flatnonzero(is_large)]
+
 
 SCHEMA = CONVERSATIONS.arrow_schema
 """Columns of rows.parquet."""

@@ -6,8 +6,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from ft_pipeline.distillation.best_of_n import agreements, best_of
-from ft_pipeline.distillation.distill import distill
+from ft_pipeline.distillation.distill import agreements, best_of, distill
 from ft_pipeline_tests.distillation.material import answer_row, write_answers, write_conversations
 
 SAME = [

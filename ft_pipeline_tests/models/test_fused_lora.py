@@ -9,7 +9,7 @@ from peft import LoraConfig, get_peft_model
 
 from ft_pipeline.models.adapter_precision import keep_adapter_in_32_bit
 from ft_pipeline.models.cpu.dequantize import dequantize_once
-from ft_pipeline.models.cpu.fused_lora import fuse_lora
+from ft_pipeline.models.cpu.fast_linear import fuse_lora
 from ft_pipeline.models.cpu.packed_linear import pack_frozen
 from ft_pipeline.models.load import keep_weights_unpacked, load_model
 from ft_pipeline_tests.models.material import IDS, NEEDS_BF16, NF4

@@ -8,8 +8,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from ft_pipeline.models.decoding.batch_state import BatchState
-from ft_pipeline.models.decoding.prefix_attention import can_share_prefix
+from ft_pipeline.models.decoding.batch_state import BatchState, can_share_prefix
 from ft_pipeline.models.decoding.prefix_cache import compute_prefix_cache
 from ft_pipeline.models.decoding.token_loop import Decoding, PromptBatch, generate_tokens
 from ft_pipeline_tests.training.architectures import CONFIGS, tiny_model_of

@@ -14,9 +14,15 @@ from hypothesis import strategies as st
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.gguf.go_template import go_template, is_printable
-from ft_pipeline.gguf.ollama import ServedPrompt, modelfile, quoted
+from ft_pipeline.gguf.ollama import (
+    PROBE_TEXTS,
+    ServedPrompt,
+    modelfile,
+    probe_conversations,
+    quoted,
+    require_same_tokens,
+)
 from ft_pipeline.gguf.prompt_form import Around, PromptForm, SystemPlace, prompt_form
-from ft_pipeline.gguf.prompt_probes import PROBE_TEXTS, probe_conversations, require_same_tokens
 from ft_pipeline.models.base_model import find_embedded
 from ft_pipeline.models.chat import render, with_prompt
 from ft_pipeline_tests.release.chat_families import OWN, family

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ft_pipeline.settings.data import DataSettings
-from ft_pipeline.tables import named_groups
+from ft_pipeline.tables import conversations
 from ft_pipeline_tests.tables.helpers import build, build_chat_tables
 
 HALF = DataSettings(test_share=0.4, validation_share=0.3)
@@ -108,9 +108,9 @@ def test_a_group_of_more_than_a_tenth_of_the_rows_is_reported_and_not_kept_toget
 
 
 def test_a_small_group_is_kept_together_whatever_its_share(tmp_path):
-    every = rows(40, lambda at: f"user {at // named_groups.MIN_LARGE}")
+    every = rows(40, lambda at: f"user {at // conversations.MIN_LARGE}")
     _, written, _ = build_chat_tables(tmp_path, {"a.jsonl": every}, settings=HALF)
-    splits = splits_of(written, lambda number: number // named_groups.MIN_LARGE)
+    splits = splits_of(written, lambda number: number // conversations.MIN_LARGE)
     assert all(len(of_group) == 1 for of_group in splits.values())
 
 

@@ -8,6 +8,7 @@ prompts, as models are scored; `eval_loss` is 1 minus this reward, so that the b
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import groupby
 from statistics import fmean
 from typing import Any
@@ -30,14 +31,35 @@ from ft_pipeline.training.objectives import group_loss
 from ft_pipeline.training.objectives.reward_client import RewardProcess
 from ft_pipeline.training.objectives.rollouts import Prompt, Rollout, Rollouts, prompt_ids, require_room, step_seed
 from ft_pipeline.training.objectives.rows import PreparedRows, RowSource, TableRows
-from ft_pipeline.training.objectives.start_weights import StartWeights
 from ft_pipeline.training.tokens.chat_tokens import MASKED, Rendered, encode, find_dropped_turns
 from ft_pipeline.training.tokens.token_audit import AnswerChecks, Row
 from ft_pipeline.training.trainer.acceleration import is_compiled
 from ft_pipeline.training.trainer.batches import collate, count_tokens, join_branches
 from ft_pipeline.training.trainer.expert_balance import collect_balance_losses
-from ft_pipeline.training.trainer.loss import answer_states, detached_head, head_losses
+from ft_pipeline.training.trainer.loss import answer_states, detached_head, evaluation_mode, head_losses
 from ft_pipeline.training.trainer.token_trainer import Rows, TokenTrainer, TrainerSetup
+
+
+class StartWeights:
+    """A copy of the trained weights of a model: of LoRA's matrices, or of all weights (`full`)."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self._copies = [(weight, weight.detach().clone()) for weight in model.parameters() if weight.requires_grad]
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Let the model compute with the start's weights inside the context, without gradients and dropout."""
+        current = [weight.data for weight, _ in self._copies]
+        for weight, start in self._copies:
+            weight.data = start
+        try:
+            with evaluation_mode(self._model):
+                yield
+        finally:
+            for (weight, _), data in zip(self._copies, current, strict=True):
+                weight.data = data
+
 
 _FAILED = "failed_rewards"
 _COLUMNS = ["id", "split", "table", "file", "row", "messages", "tools"]
