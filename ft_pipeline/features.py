@@ -13,10 +13,11 @@ from typing import Any
 
 GROUP = "ft_pipeline.features"
 """The group of entry points. Each one names a Feature."""
-BUILT_IN = ("gguf", "ratings", "serving", "inbox", "search", "exchange", "copies", "erasure")
+BUILT_IN = ("gguf", "ratings", "serving", "inbox", "search", "exchange", "clusters", "copies", "erasure")
 """Folders of this package whose `__init__.py` has a FEATURE."""
 TABLES = {
     "export": "(project, store, model, directory, quantize, force, with_texts) → the Answer of `ft export --format`",
+    "launcher": "(kind, need) → the Launcher of a job that needs a device, by the value of FT_LAUNCHER",
     "served_file": "(store, model, type) → the file of a model that an engine of `ft serve` reads",
 }
 """Tables of the core to which a feature adds choices, with what is called."""

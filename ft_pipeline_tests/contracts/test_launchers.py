@@ -1,6 +1,6 @@
 """What every launcher promises: the worker gets its job, and what it says and how it ends arrives here.
 
-Clusters are started for the long tests only (execution/test_ray.py, test_slurm.py, end_to_end). Here, there is none.
+Clusters are started for the long tests only (clusters/test_ray.py, test_slurm.py, end_to_end). Here, there is none.
 """
 
 import json
@@ -14,20 +14,22 @@ import pytest
 import yaml
 
 from ft_pipeline import scaffold
+from ft_pipeline.clusters.cluster_node import ORDER_FILE
+from ft_pipeline.clusters.launchers import RayLauncher, SlurmLauncher
 from ft_pipeline.errors import UserError
 from ft_pipeline.execution.workers import fork_server
 from ft_pipeline.execution.workers.devices import DeviceNeed
 from ft_pipeline.execution.workers.launchers import (
-    LAUNCHERS,
-    ORDER_FILE,
+    HERE as ON_THIS_MACHINE,
+)
+from ft_pipeline.execution.workers.launchers import (
     AccelerateLauncher,
     Launcher,
     LocalLauncher,
-    RayLauncher,
-    SlurmLauncher,
     launcher_for,
 )
 from ft_pipeline.execution.workers.supervisor import WorkerError, run_worker
+from ft_pipeline.features import names_in
 from ft_pipeline.step import STEPS
 from ft_pipeline_tests.execution.cancelling import Cancelled, cancel_at
 from ft_pipeline_tests.execution.conftest import ROOT, job
@@ -61,7 +63,9 @@ def folder_of(tmp_path: Path, name: str) -> Path:
 
 
 def test_every_launcher_has_material() -> None:
-    assert set(MATERIAL) == set(LAUNCHERS), "add it with ENTRY to MATERIAL in contracts/test_launchers.py"
+    assert set(MATERIAL) == {*ON_THIS_MACHINE, *names_in("launcher")}, (
+        "add it with ENTRY to MATERIAL in contracts/test_launchers.py"
+    )
 
 
 @pytest.mark.parametrize("name", MATERIAL)

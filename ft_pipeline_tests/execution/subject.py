@@ -5,9 +5,10 @@ import signal
 import sys
 from pathlib import Path
 
+from ft_pipeline.clusters.launchers import SlurmLauncher
 from ft_pipeline.execution.build import build_artifact
 from ft_pipeline.execution.workers import fork_server
-from ft_pipeline.execution.workers.launchers import LocalLauncher, SlurmLauncher
+from ft_pipeline.execution.workers.launchers import LocalLauncher
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.spec import Spec
 

@@ -13,7 +13,7 @@ import pytest
             "ft_pipeline.execution.workers.worker",
             "dagster dagster_pipes torch transformers pandas pyarrow psutil pydantic",
         ),
-        ("ft_pipeline.execution.workers.slurm_agent", "dagster torch transformers pandas pyarrow"),  # and of a node
+        ("ft_pipeline.clusters.slurm_agent", "dagster torch transformers pandas pyarrow"),  # and of a node
         ("ft_pipeline.execution.build", "torch transformers peft trl lm_eval datasets pandas"),
         ("ft_pipeline.store.artifacts", "dagster torch transformers pandas duckdb pydantic"),
         ("ft_pipeline.store.sql_views", "dagster torch transformers"),

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from ft_pipeline import scaffold
 from ft_pipeline.cli import app
+from ft_pipeline.clusters.launchers import RayLauncher
 from ft_pipeline.errors import UserError
 from ft_pipeline.execution.build import HUB_TOKENS, build_artifact, variables_of_job
 from ft_pipeline.execution.machines import device_need
@@ -18,7 +19,6 @@ from ft_pipeline.execution.workers.devices import DeviceNeed
 from ft_pipeline.execution.workers.launchers import (
     AccelerateLauncher,
     LocalLauncher,
-    RayLauncher,
     check_environment,
     launcher_for,
 )

@@ -1,15 +1,15 @@
 """How a worker process is started. Launchers share one interface, so that the worker is the same wherever it runs.
 
-The deployment selects the launcher: FT_LAUNCHER is `local`, `accelerate`, `ray` or `slurm` (extras `ray`, `slurm`). If
-it is not set, a training on several GPUs uses `accelerate`, and everything else `local`.
+The deployment selects the launcher: FT_LAUNCHER is `local`, `accelerate`, or that of a feature (clusters/). If it is
+not set, a training on several GPUs uses `accelerate`, and everything else `local`.
 """
 
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
@@ -17,39 +17,21 @@ from ft_pipeline.errors import UserError
 from ft_pipeline.execution.workers import fork_server, process_guard
 from ft_pipeline.execution.workers.accelerate_config import ACCELERATE_CONFIG, NUM_PROCESSES
 from ft_pipeline.execution.workers.devices import DeviceNeed, Lease
-from ft_pipeline.execution.workers.heartbeat import DEFAULT_PATIENCE
 from ft_pipeline.execution.workers.stall_watch import stall_seconds
 from ft_pipeline.execution.workers.worker_variables import allowed_variables, check_operator_patterns
+from ft_pipeline.features import choice, names_in
 from ft_pipeline.models import compute_setting
-from ft_pipeline.settings.machine import MachineSettings
 
 WORKER_MODULE = "ft_pipeline.execution.workers.worker"
 RANK_LAUNCHER_MODULE = "ft_pipeline.execution.workers.rank_launcher"
-RAY_AGENT_MODULE = "ft_pipeline.execution.workers.ray_agent"
-SLURM_AGENT_MODULE = "ft_pipeline.execution.workers.slurm_agent"
 LAUNCHER = "FT_LAUNCHER"
-"""Environment variable: one of LAUNCHERS."""
-LAUNCHERS = ("local", "accelerate", "ray", "slurm")
+"""Environment variable: the name of a launcher."""
+HERE = ("local", "accelerate")
+"""Launchers on this machine. Features add others (features.TABLES)."""
 MULTI_PROCESS_KINDS = ("adapter",)
 """Kinds of jobs that several processes can run together."""
 RANK_ENTRY = "FT_RANK_ENTRY"
 """Environment variable: the module that each of several processes runs."""
-RAY_GPUS = "FT_RAY_GPUS"
-"""GPUs that a job requests from Ray; by default what the experiment declares. 0 for a cluster without GPUs."""
-RAY_CPUS = "FT_RAY_CPUS"
-"""CPUs that a job requests from Ray, and threads that it uses; by default 1."""
-RAY_PYTHON = "FT_RAY_PYTHON"
-"""Path of Python on the nodes; by default the path of this Python."""
-RAY_PATIENCE = "FT_RAY_PATIENCE"
-"""Seconds without a heartbeat after which a worker on a node stops; by default 30."""
-SLURM_GPUS = "FT_SLURM_GPUS"
-"""GPUs that a SLURM job requests; by default what the experiment declares. 0 for a cluster without GPUs."""
-SLURM_PYTHON = "FT_SLURM_PYTHON"
-"""Path of Python on the nodes; by default the path of this Python."""
-SLURM_PATIENCE = "FT_SLURM_PATIENCE"
-"""Seconds without a heartbeat after which a worker on a node stops; by default 30."""
-ORDER_FILE = "order.json"
-"""File next to a job that goes to a cluster: what to start for it."""
 CPU_QUOTA_FILE = Path("/sys/fs/cgroup/cpu.max")
 """Microseconds of CPU time per period, and the period, for the container's control group (cgroup v2)."""
 
@@ -130,84 +112,6 @@ class AccelerateLauncher:
         return LocalLauncher(RANK_LAUNCHER_MODULE).start(job_file, env=env, lifeline=lifeline, log=log)
 
 
-@dataclass(frozen=True)
-class RayLauncher:
-    """A job on a Ray cluster, whose nodes have this package and the project's folder under the same paths.
-
-    A process on this machine represents it (ray_agent.py).
-    """
-
-    gpus: int = 0
-    entry: str = WORKER_MODULE
-
-    @property
-    def lease(self) -> Lease:
-        """Ray chooses the node, and shows the worker only the GPUs that it requested."""
-        return Lease("cuda:0" if self.gpus else "cpu", gpu_names=("of the Ray cluster",) * self.gpus)
-
-    def start(self, job_file: Path, *, env: Mapping[str, str], lifeline: int, log: BinaryIO) -> WorkerProcess:
-        order = {
-            **_order(self.entry, env, _whole_number(RAY_CPUS, 1, minimum=1), RAY_PYTHON, RAY_PATIENCE),
-            "gpus": self.gpus,
-        }
-        return _start_agent(RAY_AGENT_MODULE, ["RAY_*"], job_file, order, env=env, lifeline=lifeline, log=log)
-
-
-@dataclass(frozen=True)
-class SlurmLauncher:
-    """A SLURM job on a cluster, whose nodes have this package and the project's folder under the same paths.
-
-    A process on this machine represents it (slurm_agent.py).
-    """
-
-    gpus: int = 0
-    machine: MachineSettings = field(default_factory=MachineSettings)
-    entry: str = WORKER_MODULE
-
-    @property
-    def lease(self) -> Lease:
-        """SLURM chooses the node, and shows the worker only the GPUs that it requested."""
-        return Lease("cuda:0" if self.gpus else "cpu", gpu_names=("of the SLURM cluster",) * self.gpus)
-
-    def start(self, job_file: Path, *, env: Mapping[str, str], lifeline: int, log: BinaryIO) -> WorkerProcess:
-        order = {
-            **_order(self.entry, env, self.machine.cpus or 1, SLURM_PYTHON, SLURM_PATIENCE),
-            "gpus": self.gpus,
-            "machine": self.machine.model_dump(mode="json"),
-        }
-        return _start_agent(
-            SLURM_AGENT_MODULE, ["SLURM_*", "SBATCH_*"], job_file, order, env=env, lifeline=lifeline, log=log
-        )
-
-
-def _order(entry: str, env: Mapping[str, str], cpus: int, python: str, patience: str) -> dict[str, Any]:
-    """What a node starts. python, patience: names of environment variables."""
-    variables = {**_process_variables(), **_variables_with_values(compute_setting.COMPUTE_DTYPE_VARIABLE)}
-    return {
-        "entry": entry,
-        "env": {**env, **variables, "OMP_NUM_THREADS": str(cpus)},
-        "cpus": cpus,
-        "python": os.environ.get(python) or sys.executable,
-        "patience": float(_whole_number(patience, int(DEFAULT_PATIENCE), minimum=1)),
-    }
-
-
-def _start_agent(
-    module: str,
-    variables: Sequence[str],
-    job_file: Path,
-    order: dict[str, Any],
-    *,
-    env: Mapping[str, str],
-    lifeline: int,
-    log: BinaryIO,
-) -> WorkerProcess:
-    """Start the process that represents a worker on a cluster. variables: of the cluster's client."""
-    (job_file.parent / ORDER_FILE).write_text(json.dumps(order), encoding="utf-8")
-    launcher = LocalLauncher(module, variables=tuple(variables))
-    return launcher.start(job_file, env=env, lifeline=lifeline, log=log)
-
-
 def check_environment() -> None:
     """Raise UserError if an environment variable that applies to every worker has an invalid value."""
     _requested_launcher()
@@ -223,17 +127,9 @@ def launcher_for(kind: str, need: DeviceNeed | None) -> Launcher:
     A job without a device runs on this machine even with a cluster: it is light, or calls an endpoint with a local key.
     """
     requested = _requested_launcher()
-    if requested in ("ray", "slurm") and need is not None:
-        variable = RAY_GPUS if requested == "ray" else SLURM_GPUS
-        gpus = _whole_number(variable, need.count, minimum=0)
-        if need.required and not gpus:
-            raise UserError(
-                f"The experiment sets `gpu`: this step needs {need}, but {variable} is 0. Remove `gpu` from the "
-                f"experiment to run it on the CPU, or unset {variable}."
-            )
-        has_ranks = kind in MULTI_PROCESS_KINDS and (gpus > 1 or bool(_process_variables()))
-        entry = RANK_LAUNCHER_MODULE if has_ranks else WORKER_MODULE
-        return RayLauncher(gpus, entry) if requested == "ray" else SlurmLauncher(gpus, need.machine, entry)
+    elsewhere = choice("launcher", requested) if requested and need is not None else None
+    if elsewhere is not None:
+        return elsewhere(kind, need)
     here = LocalLauncher(forks=None if need is None else True)  # a job that needs a device has a model
     if kind not in MULTI_PROCESS_KINDS:
         return here
@@ -247,22 +143,25 @@ def launcher_for(kind: str, need: DeviceNeed | None) -> Launcher:
 def _requested_launcher() -> str | None:
     """The value of FT_LAUNCHER; None if it is not set. Raises UserError for an unknown launcher."""
     requested = os.environ.get(LAUNCHER) or None
-    if requested is not None and requested not in LAUNCHERS:
-        raise UserError(f"{LAUNCHER}={requested!r} is not a launcher. Set it to local, accelerate, ray or slurm.")
+    names = [*HERE, *names_in("launcher")]
+    if requested is not None and requested not in names:
+        raise UserError(
+            f"{LAUNCHER}={requested!r} is not a launcher. Set it to {', '.join(names[:-1])} or {names[-1]}."
+        )
     return requested
 
 
-def _process_variables() -> dict[str, str]:
+def process_variables() -> dict[str, str]:
     """The variables that are set of those that configure the processes of a training."""
-    return _variables_with_values(NUM_PROCESSES, ACCELERATE_CONFIG)
+    return variables_with_values(NUM_PROCESSES, ACCELERATE_CONFIG)
 
 
-def _variables_with_values(*names: str) -> dict[str, str]:
+def variables_with_values(*names: str) -> dict[str, str]:
     """The environment variables of `names` that are set and not empty."""
     return {name: os.environ[name] for name in names if os.environ.get(name)}
 
 
-def _whole_number(name: str, default: int, *, minimum: int) -> int:
+def whole_number(name: str, default: int, *, minimum: int) -> int:
     """The value of the environment variable `name`. Raises UserError if it is invalid."""
     text = os.environ.get(name)
     if text and not (text.isdecimal() and int(text) >= minimum):

@@ -1,4 +1,4 @@
-"""Represents a worker in a SLURM job: `python -m ft_pipeline.execution.workers.slurm_agent JOB_JSON`.
+"""Represents a worker in a SLURM job: `python -m ft_pipeline.clusters.slurm_agent JOB_JSON`.
 
 Submits the job, and follows it until it ends (cluster_agent.py). submitit writes the job's script, submits and cancels
 it. The script runs a command; submitit's own way, a function that is pickled to the shared disk, is not used. The
@@ -15,10 +15,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+from ft_pipeline.clusters import cluster_agent
+from ft_pipeline.clusters.cluster_agent import NODE_MODULE, JobEnd, JobMonitor, run_agent, started_host
+from ft_pipeline.clusters.cluster_node import TIME_LIMIT_SIGNAL
 from ft_pipeline.errors import UserError, first_line
-from ft_pipeline.execution.workers import cluster_agent, worker
-from ft_pipeline.execution.workers.cluster_agent import NODE_MODULE, JobEnd, JobMonitor, run_agent, started_host
-from ft_pipeline.execution.workers.cluster_node import TIME_LIMIT_SIGNAL
+from ft_pipeline.execution.workers import worker
 from ft_pipeline.execution.workers.message_channels import NOTES_FILE
 
 LOST_STATUSES = ("BOOT_FAIL", "NODE_FAIL", "PREEMPTED")

@@ -13,20 +13,21 @@ import dagster as dg
 import psutil
 import pytest
 
+from ft_pipeline.clusters.launchers import SlurmLauncher
+from ft_pipeline.clusters.slurm_agent import _parameters
 from ft_pipeline.errors import UserError
 from ft_pipeline.events import Progress, listening
 from ft_pipeline.execution.build import BuildResult, build_artifact
 from ft_pipeline.execution.workers.devices import DeviceNeed
-from ft_pipeline.execution.workers.launchers import RANK_LAUNCHER_MODULE, LocalLauncher, SlurmLauncher, launcher_for
-from ft_pipeline.execution.workers.slurm_agent import _parameters
+from ft_pipeline.execution.workers.launchers import RANK_LAUNCHER_MODULE, LocalLauncher, launcher_for
 from ft_pipeline.execution.workers.supervisor import WorkerError, run_worker
 from ft_pipeline.settings.machine import MachineSettings
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.spec import Spec
+from ft_pipeline_tests.clusters.slurm_cluster import SlurmCluster, missing, running_cluster
 from ft_pipeline_tests.execution.cancelling import Cancelled, cancel
 from ft_pipeline_tests.execution.conftest import all_gone, family_pids, job, wait_until
 from ft_pipeline_tests.execution.dagster_subject import make_asset
-from ft_pipeline_tests.execution.slurm_cluster import SlurmCluster, missing, running_cluster
 
 ENTRY = "ft_pipeline_tests.execution.fake_worker"
 LAUNCHER = SlurmLauncher(entry=ENTRY)

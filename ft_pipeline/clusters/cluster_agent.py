@@ -19,13 +19,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from ft_pipeline.clusters.cluster_node import ENDED_FILE, LOST_STOP_SEQUENCE, ORDER_FILE, STARTED_FILE
 from ft_pipeline.errors import UserError, first_line
 from ft_pipeline.execution.workers import process_guard, worker
-from ft_pipeline.execution.workers.cluster_node import ENDED_FILE, LOST_STOP_SEQUENCE, STARTED_FILE
 from ft_pipeline.execution.workers.heartbeat import STOP, write_heartbeat
-from ft_pipeline.execution.workers.launchers import ORDER_FILE
 
-NODE_MODULE = "ft_pipeline.execution.workers.cluster_node"
+NODE_MODULE = "ft_pipeline.clusters.cluster_node"
 POLL_SECONDS = 0.5
 """Interval of the heartbeat, and of looking for the worker's exit code."""
 HEAD_TIMEOUT = 600.0

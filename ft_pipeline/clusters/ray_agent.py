@@ -1,4 +1,4 @@
-"""Represents a worker on a Ray cluster: `python -m ft_pipeline.execution.workers.ray_agent JOB_JSON`.
+"""Represents a worker on a Ray cluster: `python -m ft_pipeline.clusters.ray_agent JOB_JSON`.
 
 Submits the job, and follows it until it ends (cluster_agent.py).
 """
@@ -11,9 +11,10 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+from ft_pipeline.clusters import cluster_agent
+from ft_pipeline.clusters.cluster_agent import NODE_MODULE, JobEnd, JobMonitor, run_agent, started_host
 from ft_pipeline.errors import UserError, first_line
-from ft_pipeline.execution.workers import cluster_agent, worker
-from ft_pipeline.execution.workers.cluster_agent import NODE_MODULE, JobEnd, JobMonitor, run_agent, started_host
+from ft_pipeline.execution.workers import worker
 
 RAY_ADDRESS = "RAY_ADDRESS"
 """Ray's environment variable: the address of its dashboard, which accepts jobs."""

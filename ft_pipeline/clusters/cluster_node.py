@@ -1,6 +1,6 @@
 """Runs a worker on a node of a cluster; the entry point of a Ray or SLURM job.
 
-    python -m ft_pipeline.execution.workers.cluster_node JOB_JSON
+    python -m ft_pipeline.clusters.cluster_node JOB_JSON
 
     supervisor ── agent ── (the cluster, and a file on the shared disk) ── cluster_node ── guard ── worker
 
@@ -23,11 +23,13 @@ from typing import Any, NoReturn
 
 from ft_pipeline.execution.workers import worker
 from ft_pipeline.execution.workers.heartbeat import HeartbeatMonitor
-from ft_pipeline.execution.workers.launchers import ORDER_FILE, LocalLauncher
+from ft_pipeline.execution.workers.launchers import LocalLauncher
 from ft_pipeline.execution.workers.reporting import PROGRESS_RECORD
 from ft_pipeline.execution.workers.stall_watch import StallWatch, last_progress
 from ft_pipeline.execution.workers.supervisor import WORKER_STOP_SEQUENCE, StopSequence, stop
 
+ORDER_FILE = "order.json"
+"""File next to a job that goes to a cluster: what to start for it."""
 STARTED_FILE, ENDED_FILE = "started.json", "ended.json"
 """Files next to the job and its order: the host and pid that it was started with; the worker's exit code, and the
 signal of the cluster that ended it."""

@@ -20,12 +20,13 @@ import dagster as dg
 import psutil
 import pytest
 
+from ft_pipeline.clusters.launchers import RayLauncher
 from ft_pipeline.errors import UserError
 from ft_pipeline.events import Progress, listening
 from ft_pipeline.execution.build import BuildResult, build_artifact
 from ft_pipeline.execution.workers.devices import DeviceNeed
 from ft_pipeline.execution.workers.heartbeat import STOP, write_heartbeat
-from ft_pipeline.execution.workers.launchers import RANK_LAUNCHER_MODULE, LocalLauncher, RayLauncher, launcher_for
+from ft_pipeline.execution.workers.launchers import RANK_LAUNCHER_MODULE, LocalLauncher, launcher_for
 from ft_pipeline.execution.workers.supervisor import WorkerError, WorkerJob, run_worker
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.spec import Spec
@@ -203,7 +204,7 @@ def on_node(worker_job: WorkerJob, patience: float = 60.0) -> subprocess.Popen[b
     order = {"entry": LAUNCHER.entry, "env": {}, "patience": patience}
     (worker_job.folder / "order.json").write_text(json.dumps(order))
     write_heartbeat(worker_job.folder, "1")
-    command = [sys.executable, "-m", "ft_pipeline.execution.workers.cluster_node", str(worker_job.write())]
+    command = [sys.executable, "-m", "ft_pipeline.clusters.cluster_node", str(worker_job.write())]
     return subprocess.Popen(command)
 
 
@@ -266,7 +267,7 @@ def test_a_second_signal_kills_a_worker_that_does_not_stop(tmp_path: Path) -> No
 
 
 def test_a_node_without_access_to_the_job_folder_says_so(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "ft_pipeline.execution.workers.cluster_node", str(tmp_path / "job.json")]
+    command = [sys.executable, "-m", "ft_pipeline.clusters.cluster_node", str(tmp_path / "job.json")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert f"cannot read the job ([Errno 2] No such file or directory: '{tmp_path}/order.json')" in done.stderr
@@ -286,7 +287,7 @@ class JobSubmissionClient:
 """
 AGENT = """
 import sys
-from ft_pipeline.execution.workers import cluster_agent, ray_agent
+from ft_pipeline.clusters import cluster_agent, ray_agent
 cluster_agent.HEAD_TIMEOUT, cluster_agent.JobMonitor.status_seconds, cluster_agent.WORKER_STOP_SECONDS = 4.0, 1.0, 0.0
 sys.exit(cluster_agent.run_agent(sys.argv[1:], ray_agent._submit, ray_agent._report_end))
 """
