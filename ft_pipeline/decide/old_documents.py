@@ -17,8 +17,8 @@ from ft_pipeline.decide.claim import (
 )
 from ft_pipeline.decide.comparison import Comparison, Row
 from ft_pipeline.decide.likelihood_evidence import LIKELIHOODS, why_no_evidence
-from ft_pipeline.decide.sources.rails import claim_of
-from ft_pipeline.evaluation.comparison.rails import Rail
+from ft_pipeline.decide.sources.guardrails import claim_of
+from ft_pipeline.evaluation.comparison.guardrails import Rail
 from ft_pipeline.evaluation.comparison.result_records import METRIC_IS_NAMED
 from ft_pipeline.evaluation.tuned_variants import variant_of
 

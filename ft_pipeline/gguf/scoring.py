@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ft_pipeline.evaluation.comparison.clusters import read_clusters, with_clusters
-from ft_pipeline.evaluation.comparison.rails import judge_answers
+from ft_pipeline.evaluation.comparison.guardrails import judge_answers
 from ft_pipeline.evaluation.scoring.prompts import Prompt, RenderedItem
 from ft_pipeline.evaluation.scoring.scorer import Scorer
 from ft_pipeline.evaluation.scoring.tested_model import ModelUnderTest

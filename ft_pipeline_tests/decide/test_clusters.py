@@ -8,10 +8,10 @@ from ft_pipeline.decide.outcome import needed_conversations
 from ft_pipeline.decide.promote import Court, decide
 from ft_pipeline.decide.released import Candidate
 from ft_pipeline.evaluation.comparison.estimates import estimate_samples
+from ft_pipeline.evaluation.comparison.guardrails import judge_answers
 from ft_pipeline.evaluation.comparison.leads import interval
-from ft_pipeline.evaluation.comparison.rails import judge_answers
 from ft_pipeline.settings.promotion import PromotionSettings
-from ft_pipeline_tests.evaluation.test_rails import samples
+from ft_pipeline_tests.evaluation.test_guardrails import samples
 
 COUNT = 140
 

@@ -19,7 +19,7 @@ from ft_pipeline.decide.exposure import Exposure
 from ft_pipeline.decide.fitting import DataAtHand
 from ft_pipeline.decide.kinds import WITHOUT_MODEL
 from ft_pipeline.decide.released import Candidate, ChampionRecord
-from ft_pipeline.evaluation.comparison import rails
+from ft_pipeline.evaluation.comparison import guardrails
 from ft_pipeline.evaluation.comparison.scored_models import comparable_models
 from ft_pipeline.evaluation.comparison.sweep_results import drop_sweep_members
 from ft_pipeline.evaluation.model_kinds import RIVAL_KINDS, TUNED
@@ -256,7 +256,7 @@ class Shop:
         samples = self._samples(inputs, config)
         inputs |= self._write_opinions(folder, samples)
         talks = write_talks(folder / "talks", self.talks) if self.talks else None
-        with patch.multiple(rails, **CACHED):  # most answers are the same in every world
+        with patch.multiple(guardrails, **CACHED):  # most answers are the same in every world
             comparison = compare(inputs, config, self.facts, talks)
         candidates = self._candidates(comparison)
         champion_row = None if self.released == "gone" else self.released
@@ -378,8 +378,8 @@ OF_A_TEXT = (
     "repeated_share",
     "words_of",
 )
-CACHED: dict[str, Any] = {name: cache(getattr(rails, name)) for name in OF_A_TEXT}
-"""The functions of a text that rails ask, each with a memory."""
+CACHED: dict[str, Any] = {name: cache(getattr(guardrails, name)) for name in OF_A_TEXT}
+"""The functions of a text that guardrails ask, each with a memory."""
 EXTRA = ("faults", "columns", "document", "validation", "seed")
 """Values of a row that are not those of scored()."""
 

@@ -17,9 +17,9 @@ from huggingface_hub import ModelCard
 from typer.testing import CliRunner
 
 from ft_pipeline.cli import app
-from ft_pipeline.decide.sources.rails import claim_of
+from ft_pipeline.decide.sources.guardrails import claim_of
 from ft_pipeline.errors import UserError
-from ft_pipeline.evaluation.comparison.rails import Rail
+from ft_pipeline.evaluation.comparison.guardrails import Rail
 from ft_pipeline.project import Project
 from ft_pipeline.release.disclosure.bom import build_bom
 from ft_pipeline.release.disclosure.facts import ExportFacts, export_facts

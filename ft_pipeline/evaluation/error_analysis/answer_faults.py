@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from ft_pipeline.evaluation.comparison.rails import RAILS
+from ft_pipeline.evaluation.comparison.guardrails import RAILS
 from ft_pipeline.evaluation.metrics.classification import EXPECTED, FOUND, NO_LABEL
 from ft_pipeline.evaluation.metrics.json_fields import EXTRA, MISSING, OUTCOMES, WRONG
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ft_pipeline.evaluation.rivals.answered_questions import NoRival
-from ft_pipeline.evaluation.rivals.tfidf import VIEWS, fit_vectorizer, vectorizer
+from ft_pipeline.evaluation.rivals.text_features import VIEWS, fit_vectorizer, vectorizer
 
 Floats = npt.NDArray[np.floating[Any]]
 STRENGTHS = (1.0, 10.0, 100.0)

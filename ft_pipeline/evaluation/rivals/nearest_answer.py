@@ -13,7 +13,7 @@ from ft_pipeline.evaluation.rivals.answered_questions import (
     has_few_values,
 )
 from ft_pipeline.evaluation.rivals.questions import Answered, Questions, timed
-from ft_pipeline.evaluation.rivals.tfidf import VIEWS, fit_vectorizer
+from ft_pipeline.evaluation.rivals.text_features import VIEWS, fit_vectorizer
 
 NAME = "nearest_answer"
 MAX_VALIDATION = 200

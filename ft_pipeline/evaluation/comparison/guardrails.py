@@ -1,5 +1,6 @@
-"""Rails: faults of answers that no score outweighs. A model whose answers have them too often is not used.
+"""Guardrails (`rails` in the settings): faults of answers that no score outweighs.
 
+A model whose answers have them too often is not used.
 Each rail is the share of a model's test answers with one fault, and a ceiling. A share passes if its upper one-sided
 95 % bound is at most the ceiling, or if no answer has the fault. It is in breach if its lower bound is above it.
 """

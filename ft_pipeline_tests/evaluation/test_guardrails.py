@@ -13,8 +13,8 @@ from ft_pipeline.decide.markdown import markdown_table
 from ft_pipeline.decide.notes import describe_rail
 from ft_pipeline.decide.recommend import recommend
 from ft_pipeline.decide.released import Candidate
-from ft_pipeline.decide.sources.rails import claim_of
-from ft_pipeline.evaluation.comparison.rails import RAILS, Rail, judge_answers, main_script
+from ft_pipeline.decide.sources.guardrails import claim_of
+from ft_pipeline.evaluation.comparison.guardrails import RAILS, Rail, judge_answers, main_script
 from ft_pipeline.release.card.model_lineage import NO_COMPARISON
 from ft_pipeline.settings.promotion import PromotionSettings
 from ft_pipeline_tests.decide.rules import decide, desk_of
