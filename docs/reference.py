@@ -286,7 +286,7 @@ def _kind(field: FieldInfo) -> str:
     if choices := _choices(annotation):
         return f"dict[str, {' or '.join(choice.__name__ for choice in choices)}]"
     text = annotation.__name__ if isinstance(annotation, type) and not get_args(annotation) else str(annotation)
-    text = re.sub(r"ft_pipeline\.settings\.\w+\.", "", text)
+    text = re.sub(r"ft_pipeline\.(settings\.\w+|\w+\.settings)\.", "", text)
     for long, short in (
         ("typing.", ""),
         ("Literal", "one of "),

@@ -13,7 +13,7 @@ from typing import Any
 
 GROUP = "ft_pipeline.features"
 """The group of entry points. Each one names a Feature."""
-BUILT_IN = ("gguf", "ratings", "serving", "inbox", "search", "exchange", "clusters", "copies", "erasure")
+BUILT_IN = ("gguf", "ratings", "judge", "serving", "inbox", "search", "exchange", "clusters", "copies", "erasure")
 """Folders of this package whose `__init__.py` has a FEATURE."""
 TABLES = {
     "export": "(project, store, model, directory, quantize, force, with_texts) → the Answer of `ft export --format`",
@@ -24,6 +24,8 @@ TABLES = {
 HOOKS = {
     "downloaded": "(project, format, path, name, declared_in): a remote file is in its folder, and not read yet",
     "compared": "(context, scored) → further scores that are compared, by their input",
+    "compared_by": "(context) → keys that the config of the comparison has in addition",
+    "opinions": "(context) → opinions on pairs of answers that the comparison reads, by their input",
     "verified": "(index) → the CheckedRecords of a ledger that `ft audit --verify` checks",
 }
 """Events of the core at which the functions of features are called."""

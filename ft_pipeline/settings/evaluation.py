@@ -8,7 +8,6 @@ from pydantic import Field, model_validator
 from ft_pipeline.settings.checks import ArgumentRule, MetricSettings, values_of
 from ft_pipeline.settings.contenders import ContenderSettings
 from ft_pipeline.settings.feature_keys import open_to_features
-from ft_pipeline.settings.judge import JudgeSettings
 from ft_pipeline.settings.probes import PROBE_NAME_PATTERN, ProbeSettings, TaskSettings
 from ft_pipeline.settings.slices import SliceSettings, check_slices
 from ft_pipeline.settings.yaml_file import Section, later, rule_error
@@ -90,8 +89,6 @@ class EvaluationSettings(Section):
     """What is compared in every project: the most frequent answer, that of the most similar training question, a
     classifier on words, the base model's choice among labels, and the base model with the most similar training
     questions as its examples, if no variant has these. Empty: none, and the verdict says so."""
-    judge: JudgeSettings | None = None
-    """A model that compares the answers of candidates with those of their rivals. Null: no test row is sent."""
     tasks: list[str | TaskSettings] = Field(default_factory=list)
     """Names of tasks, either lm-eval's (their data come from the hub) or those in `include_path`. Every model runs
     them with its system prompt. `{task: NAME, must_hold: true, margin: 0.05}`: a tuned model is released only if it is

@@ -17,7 +17,7 @@ NAMES = (
     *("conversations", "quarantine"),
     *("teacher_answers", "distilled"),
     *("experiment", "base_model", "training_data", "memory_estimate", "adapter", "merged_model"),
-    *("searched_prompt", "prompt_baseline", "scores", "judgements"),
+    *("searched_prompt", "prompt_baseline", "scores"),
     *("comparison", "decision", "recommendation", "champion", "model_card", "report"),
 )
 

@@ -8,6 +8,7 @@ crosses the line may be chance.
 
 from typing import Any
 
+from ft_pipeline import features
 from ft_pipeline.decide.build import build_comparison
 from ft_pipeline.decide.comparison import Comparison
 from ft_pipeline.decide.documents import read_comparison
@@ -20,7 +21,6 @@ from ft_pipeline.decide.plots import (
     slice_picture,
     small_lead_plot,
 )
-from ft_pipeline.decide.sources.pair_opinions import JUDGED
 from ft_pipeline.evaluation.comparison.score import describe_score
 from ft_pipeline.evaluation.comparison.slice_members import scored_conversations
 from ft_pipeline.evaluation.comparison.training_facts import training_facts_of
@@ -29,7 +29,7 @@ from ft_pipeline.page import Hidden, Image, Page, Picture, Table
 from ft_pipeline.release.looks import decided_by, ids_of_test_rows, write_looks_at_comparison
 from ft_pipeline.step import BuildContext, SpecContext, references, step_of, versions_of
 from ft_pipeline.steps.shared.compared_scores import compared_scores
-from ft_pipeline.steps.shared.opinion_inputs import judge_said, people_said
+from ft_pipeline.steps.shared.opinion_inputs import people_said
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.spec import Spec
 
@@ -38,10 +38,13 @@ def spec(context: SpecContext) -> Spec:
     """Return the spec of the comparison of all current scores."""
     compared = compared_scores(context)
     inputs, config = dict(compared.inputs), dict(compared.config)
-    judged = judge_said(context)
-    inputs |= references(people_said(context) | judged)
-    if JUDGED in judged and (problem := judged[JUDGED].summary["problem"]):
-        config["not_asked"] = [*config.get("not_asked", ()), problem]
+    opinions = people_said(context)
+    for of_feature in features.call("opinions", context):
+        opinions |= of_feature
+        newest = next(iter(of_feature.values()), None)
+        if newest is not None and (problem := newest.summary.get("problem")):
+            config["not_asked"] = [*config.get("not_asked", ()), problem]
+    inputs |= references(opinions)
     return Spec("comparison", inputs, config, versions_of("numpy", "scipy"))
 
 
@@ -120,7 +123,7 @@ def _shown_rows(comparison: Comparison) -> Table:
 STEP = step_of(
     __name__,
     stage="evaluation",
-    deps=("prompt_baseline", "scores", *feeding("comparison"), "judgements"),
+    deps=("prompt_baseline", "scores", *feeding("comparison")),
     kinds=frozenset({"json", "markdown"}),
     code_version="13",
     may_use_gpu=True,  # scores the champion and the contenders that have no score on the current test rows

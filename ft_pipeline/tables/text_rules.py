@@ -49,6 +49,10 @@ REFUSAL_PATTERN = (
 _ESCAPE = re.compile(r'\\+(?:u([0-9a-fA-F]{4})|([nrtbf"/]))')
 _TAG = re.compile(r"<[A-Za-z/!][^<>]{0,300}>")
 _ESCAPED = {"n": "\n", "r": "\r", "t": "\t", "b": " ", "f": " ", '"': '"', "/": "/"}
+_CONTROL = re.compile(
+    rf"{SPECIAL_TOKEN_PATTERN}|<[|｜][^<>|｜]{{1,40}}[|｜]>|{CONTROL_PATTERN}|[\U000e0000-\U000e007f]"
+)
+"""Control tokens, any text that looks like one, control characters, and the invisible letters of tags."""
 
 
 def without_escapes(text: str) -> str:
@@ -77,3 +81,10 @@ def normalise(text: str) -> str:
         return text.rstrip(ASCII_PUNCTUATION) or text
     text = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
     return text.rstrip(FINAL_PUNCTUATION) or text
+
+
+def without_control_tokens(text: str) -> str:
+    """Return a text without control tokens. Those that appear when others are removed are removed, too."""
+    while (cleaned := _CONTROL.sub("", text)) != text:
+        text = cleaned
+    return text

@@ -22,7 +22,7 @@ from ft_pipeline_tests.end_to_end.project import (
     small_project,
     write_experiment,
 )
-from ft_pipeline_tests.evaluation.judging import prefers
+from ft_pipeline_tests.judge.judging import prefers
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 

@@ -10,11 +10,11 @@ from ft_pipeline.decide.build import build as compare
 from ft_pipeline.decide.comparison import Comparison
 from ft_pipeline.decide.conclusion import Verdict
 from ft_pipeline.decide.desk import Decided
-from ft_pipeline.decide.judged_pairs import rivals_by_candidate
 from ft_pipeline.decide.likelihood_evidence import why_no_evidence
 from ft_pipeline.decide.markdown import markdown_table
 from ft_pipeline.decide.notes import footnotes
 from ft_pipeline.decide.recommend import recommend
+from ft_pipeline.judge.judged_pairs import rivals_by_candidate
 from ft_pipeline.ratings.commands import pairs_worth_rating
 from ft_pipeline.settings.promotion import PromotionSettings
 from ft_pipeline_tests.decide.rules import Decision, decide, desk_of, document_of, verdict

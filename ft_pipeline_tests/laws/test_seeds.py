@@ -16,8 +16,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from ft_pipeline.evaluation.items import select_rows
-from ft_pipeline.evaluation.judge.pairs import hash_of_item
 from ft_pipeline.evaluation.opinions.agreement import agreement
+from ft_pipeline.judge.pairs import hash_of_item
 from ft_pipeline.models.chat import pick_examples, single_turn_rows
 from ft_pipeline.ratings.pairs import Pair, in_order
 from ft_pipeline.search.space import Dimension

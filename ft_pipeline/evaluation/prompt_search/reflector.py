@@ -9,7 +9,6 @@ from typing import Any
 from ft_pipeline.distillation import endpoint_teacher
 from ft_pipeline.distillation.teacher_prompt import TeacherPrompt
 from ft_pipeline.errors import UserError
-from ft_pipeline.evaluation.judge.prompt import clean
 from ft_pipeline.evaluation.prompt_search.instructions import SHOWN_ROWS, Answered
 from ft_pipeline.evaluation.prompt_search.refusals import MOST_LETTERS
 from ft_pipeline.job import Job
@@ -19,6 +18,7 @@ from ft_pipeline.models.endpoint.request_loop import Asked, ChatRequest, Request
 from ft_pipeline.models.endpoint.responses import RULES
 from ft_pipeline.settings.prompt_variant import MAX_INSTRUCTION_TOKENS
 from ft_pipeline.settings.teacher import TeacherSettings
+from ft_pipeline.tables.text_rules import without_control_tokens
 
 SHOWN_LETTERS = 1500
 """Of a question, an answer and a reference answer: the rest of a longer one is left out."""
@@ -160,5 +160,5 @@ def read_instruction(reply: str) -> str:
 
 
 def _cut(text: str) -> str:
-    cleaned = clean(text)
+    cleaned = without_control_tokens(text)
     return cleaned if len(cleaned) <= SHOWN_LETTERS else f"{cleaned[:SHOWN_LETTERS]} …"

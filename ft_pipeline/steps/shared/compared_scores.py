@@ -81,8 +81,8 @@ def compared_scores(context: SpecContext) -> ComparedScores:
         config["without_rivals"] = True
     if settings.prompting.search is not None and (tried := count_tries(context.store.root)):
         config["prompts_tried"] = tried
-    if settings.evaluation.judge:
-        config["judge"] = settings.evaluation.judge.model_dump(mode="json", include={"model", "rubric"})
+    for keys in features.call("compared_by", context):
+        config |= keys
     if learned := _learned_from(context, scored):
         config["learned_from"] = learned
     previous_champion = champion_before(context.store.root, _key_of_decision(context, inputs, config))

@@ -1,7 +1,6 @@
-"""The verdicts of people and of a judge as inputs of the comparison."""
+"""The verdicts of people as an input of the comparison. Those of a judge are in the feature `judge`."""
 
-from ft_pipeline.decide.sources.pair_opinions import JUDGED, RATED
-from ft_pipeline.evaluation.opinions.verdict_tables import judgement_of, read_judgements, read_ratings
+from ft_pipeline.decide.sources.pair_opinions import RATED
 from ft_pipeline.step import SpecContext
 from ft_pipeline.store.artifacts import Artifact
 
@@ -15,33 +14,3 @@ def people_said(context: SpecContext) -> dict[str, Artifact]:
         return {}
     made = context.artifact(RATED)
     return {RATED: made} if made.summary["verdicts"] else {}
-
-
-def judge_said(context: SpecContext) -> dict[str, Artifact]:
-    """The verdicts of the project's judge, by the name of the input, with earlier ones that people rated, too."""
-    made = context.find(JUDGED) if context.project.settings.evaluation.judge else None
-    if made is None or made.redacted or not made.inputs:
-        return {}
-    return {JUDGED: made, **_earlier(context, made)}
-
-
-def _earlier(context: SpecContext, now: Artifact) -> dict[str, Artifact]:
-    """Earlier verdicts of the same judge on answers that people rated: they show how far it agrees with people. After a
-    retraining, it has compared other answers since."""
-    judgements = read_judgements(now.path)
-    ratings = {answers for said in people_said(context).values() for answers in read_ratings(said.path)}
-    missing = {answers for answers in ratings if judgement_of(answers, judgements) is None}
-    found: list[Artifact] = []
-    for made in reversed(context.store.all(JUDGED)) if missing else ():
-        if made.fingerprint == now.fingerprint or made.redacted or _judge_of(made) != _judge_of(now):
-            continue
-        judgements = read_judgements(made.path)
-        known = {answers for answers in missing if judgement_of(answers, judgements) is not None}
-        found += [made] if known else []
-        missing -= known
-    return {f"{JUDGED}.{number}": made for number, made in enumerate(found, 1)}
-
-
-def _judge_of(judgements: Artifact) -> list[object]:
-    """What must be the same for verdicts to be those of one judge."""
-    return [judgements.summary.get(key) for key in ("model", "prompt_version", "rubric_sha256")]

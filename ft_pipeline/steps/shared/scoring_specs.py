@@ -42,7 +42,6 @@ NOT_SCORED_WITH = {
     "slices",
     "tasks",
     "probes",
-    "judge",
     "call_arguments",
 }
 """Settings of `evaluation` that do not change the scores of a model, or that are given in another form."""

@@ -9,14 +9,14 @@ from typing import Any, Literal
 from ft_pipeline.distillation import endpoint_teacher
 from ft_pipeline.distillation.teacher_prompt import TeacherPrompt
 from ft_pipeline.errors import UserError
-from ft_pipeline.evaluation.judge.pairs import Pair
-from ft_pipeline.evaluation.judge.prompt import DEFAULT_RUBRIC, judge_prompt
 from ft_pipeline.job import Job
+from ft_pipeline.judge.pairs import Pair
+from ft_pipeline.judge.prompt import DEFAULT_RUBRIC, judge_prompt
+from ft_pipeline.judge.settings import MAX_REPLY_TOKENS, JudgeSettings
 from ft_pipeline.models.endpoint.answer_log import AnswerLog
 from ft_pipeline.models.endpoint.rate_limits import cost
 from ft_pipeline.models.endpoint.request_loop import Asked, ChatRequest, RequestsStopped
 from ft_pipeline.models.endpoint.responses import RULES
-from ft_pipeline.settings.judge import MAX_REPLY_TOKENS, JudgeSettings
 from ft_pipeline.settings.teacher import TeacherSettings
 
 Verdict = Literal["1", "2", "same"]

@@ -6,12 +6,11 @@ answer can close its fence and speak for itself.
 
 import hashlib
 import json
-import re
 from collections.abc import Sequence
 
 from ft_pipeline.evaluation.items import Item
 from ft_pipeline.tables.formats.turns import Message, spoken_text
-from ft_pipeline.tables.text_rules import CONTROL_PATTERN, SPECIAL_TOKEN_PATTERN
+from ft_pipeline.tables.text_rules import without_control_tokens
 
 PROMPT_VERSION = 1
 """Raise it with every change of the prompt or of how replies are read: all pairs are then asked again."""
@@ -22,10 +21,6 @@ DEFAULT_RUBRIC = """\
 - Its tone fits.
 Length is no merit."""
 """What makes an answer better, if the settings do not say."""
-_CONTROL = re.compile(
-    rf"{SPECIAL_TOKEN_PATTERN}|<[|｜][^<>|｜]{{1,40}}[|｜]>|{CONTROL_PATTERN}|[\U000e0000-\U000e007f]"
-)
-"""Control tokens, any text that looks like one, control characters, and the invisible letters of tags."""
 _MARK_DIGITS = 12
 _INSTRUCTIONS = """\
 Compare two answers to the same conversation. Say which one is better, or that they are equally good.
@@ -48,13 +43,6 @@ _AGAIN = "\n\nJSON only: begin your reply with { and end it with }."
 """Added if the first reply was no verdict."""
 
 
-def clean(text: str) -> str:
-    """Return a text without control tokens. Those that appear when others are removed are removed, too."""
-    while (cleaned := _CONTROL.sub("", text)) != text:
-        text = cleaned
-    return text
-
-
 def judge_prompt(task: str, rubric: str, item: Item, answers: tuple[str, str], *, again: bool = False) -> list[Message]:
     """Return the messages that ask which of two answers to a test item is better.
 
@@ -62,9 +50,9 @@ def judge_prompt(task: str, rubric: str, item: Item, answers: tuple[str, str], *
     """
     texts = {
         "The conversation": _transcript(item.messages[:-1]),
-        "One good answer (others may be as good)": clean(item.reference),
-        "Answer 1": clean(answers[0]),
-        "Answer 2": clean(answers[1]),
+        "One good answer (others may be as good)": without_control_tokens(item.reference),
+        "Answer 1": without_control_tokens(answers[0]),
+        "Answer 2": without_control_tokens(answers[1]),
     }
     mark = _mark([*texts.values()])
     fenced = "\n\n".join(f"{name}:\n<<< {mark}\n{text}\n>>> {mark}" for name, text in texts.items())
@@ -73,7 +61,7 @@ def judge_prompt(task: str, rubric: str, item: Item, answers: tuple[str, str], *
 
 
 def _transcript(messages: Sequence[Message]) -> str:
-    return "\n\n".join(f"{turn['role'].capitalize()}: {clean(spoken_text(turn))}" for turn in messages)
+    return "\n\n".join(f"{turn['role'].capitalize()}: {without_control_tokens(spoken_text(turn))}" for turn in messages)
 
 
 def _mark(texts: Sequence[str]) -> str:

@@ -16,15 +16,15 @@ from ft_pipeline.distillation import endpoint_teacher
 from ft_pipeline.evaluation.comparison.clusters import Clusters, read_clusters, with_clusters
 from ft_pipeline.evaluation.comparison.leads import Conversations, bounds, interval, unit_of
 from ft_pipeline.evaluation.comparison.score import Score
-from ft_pipeline.evaluation.judge.asking import Judge, Outcome, Stop, ask, questions_of
-from ft_pipeline.evaluation.judge.pairs import Pair, first_items
 from ft_pipeline.evaluation.opinions import correction
 from ft_pipeline.evaluation.opinions.verdict_tables import hash_of_answer
 from ft_pipeline.job import Job
+from ft_pipeline.judge.asking import Judge, Outcome, Stop, ask, questions_of
+from ft_pipeline.judge.pairs import Pair, first_items
+from ft_pipeline.judge.settings import JudgeSettings
 from ft_pipeline.models.endpoint.answer_log import AnswerLog
 from ft_pipeline.models.endpoint.rate_limits import cost
 from ft_pipeline.models.endpoint.responses import RULES
-from ft_pipeline.settings.judge import JudgeSettings
 
 SIMILAR_LENGTH = 0.2
 """Share of the longer answer by which the lengths of two answers may differ and still count as similar."""

@@ -4,20 +4,20 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from ft_pipeline.decide.judged_pairs import pairs_to_judge
 from ft_pipeline.distillation.endpoint_teacher import has_key, host_of
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.items import make_items, read_rows, select_rows
-from ft_pipeline.evaluation.judge.asking import Judge
-from ft_pipeline.evaluation.judge.exclusion import reasons_to_exclude, teachers_of
-from ft_pipeline.evaluation.judge.judgements import judge_settings, write_judgements
-from ft_pipeline.evaluation.judge.pairs import first_items
-from ft_pipeline.evaluation.judge.prompt import PROMPT_VERSION
 from ft_pipeline.features import feeding
 from ft_pipeline.job import Job
+from ft_pipeline.judge.asking import Judge
+from ft_pipeline.judge.exclusion import reasons_to_exclude, teachers_of
+from ft_pipeline.judge.judged_pairs import pairs_to_judge
+from ft_pipeline.judge.pairs import first_items
+from ft_pipeline.judge.prompt import PROMPT_VERSION
+from ft_pipeline.judge.settings import JudgeSettings, judge_of
+from ft_pipeline.judge.verdicts import judge_settings, write_judgements
 from ft_pipeline.page import Hidden, Page, Points, Table
 from ft_pipeline.project import Project
-from ft_pipeline.settings.judge import JudgeSettings
 from ft_pipeline.step import BuildContext, SpecContext, step_of, versions_of
 from ft_pipeline.steps.shared.compared_scores import ComparedScores, compared_scores
 from ft_pipeline.store.artifacts import Artifact
@@ -44,7 +44,7 @@ def _description() -> str:
         "(docs/judge.md). "
     )
     try:
-        settings = Project.find().settings.evaluation.judge
+        settings = judge_of(Project.find().settings.evaluation)
     except UserError:
         settings = None  # every run reports that error
     if settings is None:
@@ -57,7 +57,7 @@ def _description() -> str:
 
 def spec(context: SpecContext) -> Spec:
     """Return the spec of the verdicts."""
-    settings = context.project.settings.evaluation.judge
+    settings = judge_of(context.project.settings.evaluation)
     if settings is None:
         return Spec("judgements", config=NO_JUDGE)
     compared = compared_scores(context)
@@ -102,7 +102,7 @@ def builds_here(spec: Spec) -> bool:
 
 def run(job: Job) -> dict[str, Any]:
     """Ask the judge about pairs of answers (decide/judged_pairs.py)."""
-    from ft_pipeline.decide import judged_pairs
+    from ft_pipeline.judge import judged_pairs
 
     return judged_pairs.run(job)
 
@@ -142,7 +142,7 @@ def _plan(context: SpecContext, spec: Spec) -> str:
 def announce(context: SpecContext) -> str:
     """Return what a run may send before its candidates are known; empty if it sends nothing."""
     project = context.project.settings
-    settings, conversations = project.evaluation.judge, context.find("conversations")
+    settings, conversations = judge_of(project.evaluation), context.find("conversations")
     if settings is None or not has_key(settings.endpoint):
         return ""
     candidates = len(context.project.experiment_names()) + len(project.scored_prompts())
@@ -214,6 +214,6 @@ STEP = step_of(
     stage="evaluation",
     deps=("prompt_baseline", "scores", *feeding("judgements")),
     kinds=frozenset({"parquet"}),
-    may_use_gpu=lambda project: project.settings.evaluation.judge is not None,  # as `comparison`, which comes next
+    may_use_gpu=lambda project: judge_of(project.settings.evaluation) is not None,  # as `comparison`, which comes next
     about=_description(),
 )

@@ -14,13 +14,14 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from ft_pipeline.decide import judged_pairs
-from ft_pipeline.evaluation.judge.asking import Judge
-from ft_pipeline.evaluation.judge.pairs import hash_of_item
-from ft_pipeline.settings.judge import JudgeSettings
+from ft_pipeline.judge import judged_pairs
+from ft_pipeline.judge.asking import Judge
+from ft_pipeline.judge.pairs import hash_of_item
+from ft_pipeline.judge.settings import JudgeSettings
 from ft_pipeline.settings.project import ProjectSettings
 from ft_pipeline_tests.distillation.fault_server import FaultServer, serving
-from ft_pipeline_tests.evaluation.judging import (
+from ft_pipeline_tests.evaluation.scored import ITEMS
+from ft_pipeline_tests.judge.judging import (
     PAIR,
     answers_in,
     compared,
@@ -30,7 +31,6 @@ from ft_pipeline_tests.evaluation.judging import (
     prefers,
     verdict,
 )
-from ft_pipeline_tests.evaluation.scored import ITEMS
 
 OURS = [f"A good answer to {number}." for number in range(ITEMS)]
 THEIRS = [f"An answer to {number}." for number in range(ITEMS)]

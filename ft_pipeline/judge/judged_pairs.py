@@ -7,9 +7,9 @@ from typing import Any
 
 from ft_pipeline.decide.build import build
 from ft_pipeline.decide.comparison import CHAMPION, Comparison, Row
-from ft_pipeline.evaluation.judge.judgements import judge_pairs
-from ft_pipeline.evaluation.judge.pairs import Pair, pairs_of
 from ft_pipeline.job import Job
+from ft_pipeline.judge.pairs import Pair, pairs_of
+from ft_pipeline.judge.verdicts import judge_pairs
 
 
 def run(job: Job) -> dict[str, Any]:

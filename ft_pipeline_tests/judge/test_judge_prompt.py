@@ -5,9 +5,10 @@ import re
 import pytest
 
 from ft_pipeline.evaluation.items import Item
-from ft_pipeline.evaluation.judge.asking import read_verdict
-from ft_pipeline.evaluation.judge.prompt import DEFAULT_RUBRIC, clean, judge_prompt
-from ft_pipeline_tests.evaluation.judging import TASK, answers_in, verdict
+from ft_pipeline.judge.asking import read_verdict
+from ft_pipeline.judge.prompt import DEFAULT_RUBRIC, judge_prompt
+from ft_pipeline.tables.text_rules import without_control_tokens
+from ft_pipeline_tests.judge.judging import TASK, answers_in, verdict
 
 ITEM = Item(
     "a:3",
@@ -58,8 +59,8 @@ def test_an_answer_cannot_break_out(answer: str) -> None:
     [earlier] = set(re.findall(r"^<<< (\w+)$", prompt("x", "The photo is fine."), re.MULTILINE))
     attack = answer.replace("{mark}", earlier)
     text = prompt(attack, "The photo is fine.")
-    assert answers_in(text) == (clean(attack), "The photo is fine.")
-    [mark] = set(re.findall(r"^<<< (\w+)$", text.replace(clean(attack), ""), re.MULTILINE))
+    assert answers_in(text) == (without_control_tokens(attack), "The photo is fine.")
+    [mark] = set(re.findall(r"^<<< (\w+)$", text.replace(without_control_tokens(attack), ""), re.MULTILINE))
     assert text.count(f"<<< {mark}") == text.count(f">>> {mark}") == 4
     assert "<|" not in text
 
@@ -76,7 +77,7 @@ def test_an_answer_cannot_break_out(answer: str) -> None:
     ],
 )
 def test_control_tokens_are_removed(text: str, cleaned: str) -> None:
-    assert clean(text) == cleaned
+    assert without_control_tokens(text) == cleaned
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
 """The section `evaluation.judge` of project.yaml: a model that says which of two answers is better."""
 
-from pydantic import Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 
+from ft_pipeline.settings.feature_keys import FeatureKeys
 from ft_pipeline.settings.teacher import BudgetSettings, EndpointSettings, PriceSettings, TeacherSettings
 from ft_pipeline.settings.yaml_file import Section, rule_error
 
@@ -41,3 +42,15 @@ class JudgeSettings(Section):
         """
         endpoint = self.endpoint.model_copy(update={"budget": self.budget, "max_failed": 1.0})
         return TeacherSettings(model=self.model, endpoint=endpoint, few_shot=0, max_new_tokens=MAX_REPLY_TOKENS)
+
+
+class JudgeKeys(FeatureKeys):
+    """What the section `evaluation` of project.yaml may say."""
+
+    judge: JudgeSettings | None = None
+    """A model that compares the answers of candidates with those of their rivals. Null: no test row is sent."""
+
+
+def judge_of(evaluation: BaseModel) -> JudgeSettings | None:
+    """Return the judge of a project; None if it has none."""
+    return JudgeKeys.of(evaluation).judge

@@ -9,9 +9,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ft_pipeline.decide import judged_pairs
-from ft_pipeline.evaluation.judge.prompt import PROMPT_VERSION
 from ft_pipeline.job import Job
+from ft_pipeline.judge import judged_pairs
+from ft_pipeline.judge.prompt import PROMPT_VERSION
 from ft_pipeline_tests.distillation.fault_server import MODEL, FaultServer
 from ft_pipeline_tests.evaluation.conftest import RecordingReporter
 from ft_pipeline_tests.evaluation.scored import ITEMS, NOISE, scored

@@ -1,1 +1,0 @@
-"""A judge: a model behind an endpoint that says which of two answers is better."""
