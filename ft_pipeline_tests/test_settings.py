@@ -513,6 +513,8 @@ LATER = {
     "conversations": {
         "semantic_duplicates": SemanticModel(model="minilm", revision=None, content=None, similarity=0.8)
     },
+    "teacher_answers": {"ignored_while_decoding": ["top_k"]},
+    "training_data": {"data": DataSettings()},
     "adapter": {"rewards": {"short": 1}, "ignored_while_decoding": ["top_k"]},
     "gguf": {"name": "shop-lora"},
     "champion": {"approved": 3},

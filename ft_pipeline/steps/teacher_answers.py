@@ -6,16 +6,20 @@
 request only the missing ones (docs/distillation.md).
 """
 
-from typing import Any
+from dataclasses import replace
+from typing import Annotated, Any
 
 import pyarrow.parquet as pq
+from pydantic import PlainSerializer
 
 from ft_pipeline.distillation.answer_table import TEACHER_ANSWERS, count_prompts
 from ft_pipeline.distillation.teacher_facts import answer_nothing
 from ft_pipeline.job import Job
 from ft_pipeline.models.generation_config import ignored_while_decoding
 from ft_pipeline.page import Columns, Lineage, Page, Table
-from ft_pipeline.step import BuildContext, SpecContext, step_of, versions_of
+from ft_pipeline.settings.teacher import TeacherSettings
+from ft_pipeline.settings.yaml_file import later
+from ft_pipeline.step import BuildContext, SpecContext, StepConfig, spec_of, step_of
 from ft_pipeline.steps.base_model import base_model_spec, has_teacher
 from ft_pipeline.steps.shared.column_lineage import answers_lineage
 from ft_pipeline.steps.shared.table_pages import MATCHES_SCHEMA
@@ -28,25 +32,29 @@ NOT_SHOWN = {"checks", "seconds", "resumed"}
 """What the summary of the answers has for other readers."""
 
 
+class Config(StepConfig):
+    """What the answers depend on, besides the prompts and a teacher on this machine."""
+
+    teacher: Annotated[TeacherSettings, PlainSerializer(lambda each: each.config_and_handling()[0], return_type=dict)]
+    ignored_while_decoding: list[str] = later(default_factory=list)
+    """Keys of the model's own generation config that would change its answers."""
+
+
 def spec(context: SpecContext) -> Spec:
     """Return the spec of the teacher's answers."""
-    teacher = context.project.settings.teacher
-    unlabelled = context.checked_artifact("unlabelled")
-    inputs = {
-        "unlabelled": unlabelled.reference,
-        "conversations": context.checked_artifact("conversations").reference,
-    }
-    config, handling = teacher.config_and_handling()
-    if teacher.endpoint is not None:
-        return Spec("teacher_answers", inputs, {"teacher": config}, seed=teacher.seed, handling=handling)
-    handling["prompts"] = count_prompts(unlabelled.path)
-    if not has_teacher(context):
-        return Spec("teacher_answers", inputs, {"teacher": config}, seed=teacher.seed, handling=handling)
-    model = base_model_spec(context, teacher.model, teacher.revision, teacher.chat_template_kwargs)
-    base = context.built_artifact(model)
-    inputs["base_model"] = base.reference
-    versions, config = versions_of("torch", "transformers"), {"teacher": config, **ignored_while_decoding(base.path)}
-    return Spec("teacher_answers", inputs, config, versions, seed=teacher.seed, handling=handling)
+    teacher, unlabelled = context.project.settings.teacher, context.checked_artifact("unlabelled")
+    inputs = {"unlabelled": unlabelled, "conversations": context.checked_artifact("conversations")}
+    ignored: dict[str, list[str]] = {}
+    libraries: tuple[str, ...] = ()
+    _, handling = teacher.config_and_handling()
+    if teacher.endpoint is None:
+        handling["prompts"] = count_prompts(unlabelled.path)
+        if has_teacher(context):
+            model = base_model_spec(context, teacher.model, teacher.revision, teacher.chat_template_kwargs)
+            inputs["base_model"] = context.built_artifact(model)
+            ignored, libraries = ignored_while_decoding(inputs["base_model"].path), ("torch", "transformers")
+    spec = spec_of("teacher_answers", inputs, Config(teacher=teacher, **ignored), libraries)
+    return replace(spec, seed=teacher.seed, handling=handling)
 
 
 def run(job: Job) -> dict[str, Any]:

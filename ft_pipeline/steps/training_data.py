@@ -6,14 +6,18 @@
 `max_length`, or a chat template that drops turns (docs/training-rows.md).
 """
 
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import PlainSerializer
 
 from ft_pipeline import small_plots
 from ft_pipeline.job import Job
 from ft_pipeline.page import Columns, Lineage, Page, Picture, Table
 from ft_pipeline.project import Project
+from ft_pipeline.settings.data import DataSettings
 from ft_pipeline.settings.experiment import ExperimentSettings
-from ft_pipeline.step import CheckSpec, SpecContext, references, step_of, versions_of
+from ft_pipeline.settings.yaml_file import later
+from ft_pipeline.step import CheckSpec, SpecContext, StepConfig, spec_of, step_of
 from ft_pipeline.steps.base_model import base_model_spec
 from ft_pipeline.steps.shared.phases import experiment_settings
 from ft_pipeline.steps.shared.table_pages import MATCHES_SCHEMA
@@ -22,6 +26,26 @@ from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.spec import Spec
 from ft_pipeline.training.objectives.registry import OBJECTIVES, UNFILTERED_TABLES
 from ft_pipeline.training.token_table import COLUMNS, token_table
+
+OF_AN_EXPERIMENT: dict[str, Any] = {
+    "objective": True,
+    "data": True,
+    "distill": True,
+    "training": {"max_length", "long_rows", "seed"},
+}
+"""Settings of an experiment on which its rows depend, and how they are cut."""
+
+
+def _of_the_rows(settings: ExperimentSettings) -> dict[str, Any]:
+    return settings.model_dump(mode="json", include=OF_AN_EXPERIMENT)
+
+
+class Config(StepConfig):
+    """What the tokens depend on, besides the tables and the tokenizer."""
+
+    experiment: Annotated[ExperimentSettings, PlainSerializer(_of_the_rows, return_type=dict)]
+    data: Annotated[DataSettings | None, PlainSerializer(DataSettings.config, return_type=dict)] = later(None)
+    """How rows are split that no table of conversations has split."""
 
 
 def spec(context: SpecContext) -> Spec:
@@ -36,18 +60,13 @@ def training_data_spec(context: SpecContext, settings: ExperimentSettings) -> Sp
     retrains an sft.
     """
     inputs = {"conversations": context.checked_artifact("conversations"), "base_model": context.artifact("base_model")}
-    selected = settings.model_dump(mode="json", include={"objective", "data", "training", "distill"})
-    training = {
-        key: selected["training"][key] for key in ("max_length", "long_rows", "seed") if key in selected["training"]
-    }
-    config: dict[str, Any] = {"experiment": {**selected, "training": training}}
     tables = OBJECTIVES[settings.objective].tables(settings)
     inputs |= {table: context.checked_artifact(table) for table in tables}
     if settings.objective == "distill":
         inputs["teacher_distributions"] = _teacher_distributions(context, settings, inputs["base_model"])
-    if settings.objective == "distill" or any(table in UNFILTERED_TABLES for table in tables):
-        config["data"] = context.project.settings.data.config()
-    return Spec("training_data", references(inputs), config, versions_of("transformers", "tokenizers"))
+    splits_here = settings.objective == "distill" or any(table in UNFILTERED_TABLES for table in tables)
+    config = Config(experiment=settings, data=context.project.settings.data if splits_here else None)
+    return spec_of("training_data", inputs, config, libraries=("transformers", "tokenizers"))
 
 
 def _teacher_distributions(context: SpecContext, settings: ExperimentSettings, student: Artifact) -> Artifact:
