@@ -24,7 +24,7 @@ from ft_pipeline.job import Job
 from ft_pipeline.page import Page, Picture, Table, Words
 from ft_pipeline.settings.checks import ArgumentRule
 from ft_pipeline.settings.evaluation import EvaluationSettings
-from ft_pipeline.settings.prompt_variant import SEARCHED, PromptSearchSettings, PromptVariant
+from ft_pipeline.settings.prompt_variant import RETRIEVED, SEARCHED, PromptSearchSettings, PromptVariant
 from ft_pipeline.settings.sweep import is_sweep_member
 from ft_pipeline.settings.teacher import TeacherSettings
 from ft_pipeline.settings.yaml_file import later
@@ -137,14 +137,17 @@ def run(job: Job) -> dict[str, Any]:
         (job.out / TRIES_FILE).touch()
         return {"tries": 0, "ended": NO_VALIDATION_ROWS}
     wanted, seed = config.search.tries, config.evaluation.seed
-    shortlist = [row["id"] for row in single_turn_rows(rows, 0, seed)[:SHORTLIST]]
-    fixed = [each.few_shot for each in config.given.values() if each.examples == "fixed"]
-    named = [name for each in config.given.values() for name in each.example_rows]
+    single_turns = single_turn_rows(rows, 0, seed)
+    shortlist = [row["id"] for row in single_turns[:SHORTLIST]]
+    # Where nobody asked for retrieved examples, prompt_baseline leaves them out if there are too few.
+    variants = {n: each for n, each in config.given.items() if n != RETRIEVED or each.few_shot <= len(single_turns)}
+    fixed = [each.few_shot for each in variants.values() if each.examples == "fixed"]
+    named = [name for each in variants.values() for name in each.example_rows]
     shown = {*shortlist, *named, *(row["id"] for row in pick_rows(rows, max(fixed, default=0), seed))}
     groups = groups_of(job.inputs["conversations"]) if config.asks_train_rows else {}
     questions = choose_questions(rows, groups, shown, asks_train_rows=config.asks_train_rows)
     scorer = PromptScorer(job, rows, questions)
-    given = {name: each.model_dump(mode="json") for name, each in config.given.items()}
+    given = {name: each.model_dump(mode="json") for name, each in variants.items()}
     space = Space(given, config.task, shortlist, config.search.most_examples)
 
     def report(tried: Try, best: Try) -> None:

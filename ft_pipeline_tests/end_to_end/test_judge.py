@@ -82,7 +82,9 @@ def test_a_judge_from_the_plan_to_the_comparison(shop: Path) -> None:
         rows = pq.read_table(current(shop, "judgements").path / "judgements.parquet").to_pylist()
         assert {row["candidate"] for row in rows} >= {"qlora/merged"}
         assert current(shop, "comparison").inputs["judgements"] == current(shop, "judgements").reference
-        assert "not_asked" not in ft_json(shop, "compare")
+        assert not [
+            line for line in ft_json(shop, "compare")["not_asked"] if "big-teacher" in line or "JUDGE_KEY" in line
+        ]
         assert planned(shop)["state"] == "fresh"  # all verdicts are kept, so no key is needed any more
     again = ft(shop, "run", "--select", ",".join(AFTER))
     assert again.returncode == 0, again.stdout + again.stderr
@@ -97,7 +99,7 @@ def test_a_judge_that_goes_away_stops_nothing_and_is_asked_again(shop: Path) -> 
         _edit_endpoint(shop, api_key_env=None)
     gone = run(shop, *AFTER)
     assert gone.returncode == 0, gone.stdout + gone.stderr
-    assert "cannot be reached" in ft_json(shop, "compare")["not_asked"][0]
+    assert any("cannot be reached" in line for line in ft_json(shop, "compare")["not_asked"])
     summary = current(shop, "judgements").summary
     assert summary["incomplete"]
     assert "the base model of a compared model" in " ".join(summary["excluded"])
@@ -116,7 +118,7 @@ def test_the_first_run_says_where_rows_go_before_anything_is_scored(shop: Path) 
         path.write_text(path.read_text(encoding="utf-8").replace("num_train_epochs: 6", "num_train_epochs: 7"))
         reason = planned(shop, JUDGE_KEY=KEY)["reason"]
     host = server.url.removeprefix("http://").removesuffix("/v1")
-    assert f"judge big-teacher: test rows and answers go to {host}, at most 60 calls;" in reason
+    assert f"judge big-teacher: test rows and answers go to {host}, at most 80 calls;" in reason
 
 
 def test_replies_about_an_erased_row_are_erased(shop: Path) -> None:

@@ -16,7 +16,7 @@ from ft_pipeline.evaluation.prompt_search.space import Space, Variant, variant
 from ft_pipeline.evaluation.prompt_search.tries import Measured, describe, read_tries
 from ft_pipeline.execution.metadata import metadata_of_page
 from ft_pipeline.project import Project
-from ft_pipeline.settings.prompt_variant import PromptSearchSettings
+from ft_pipeline.settings.prompt_variant import RETRIEVED, PromptSearchSettings
 from ft_pipeline.small_plots import SHOWN_CHARACTERS
 from ft_pipeline.step import STEPS, MissingInput, SpecContext, planned_spec
 from ft_pipeline.steps import searched_prompt
@@ -159,9 +159,12 @@ def test_the_page_shows_the_best_tries_and_the_prompt(tmp_path: Path) -> None:
 LABELS = ["refund", "delivery", "account"]
 
 
-def job_over(make_job: JobMaker, folder: Path, splits: dict[str, int], **config: Any) -> dict[str, Any]:
+def job_over(
+    make_job: JobMaker, folder: Path, splits: dict[str, int], first: tuple[str, ...] = (), **config: Any
+) -> dict[str, Any]:
+    """first: turns before the question."""
     rows = [
-        conversation(split, f"Question {number} of {split}", LABELS[number % len(LABELS)])
+        conversation(split, *first, f"Question {number} of {split}", LABELS[number % len(LABELS)])
         for split, count in splits.items()
         for number in range(count)
     ]
@@ -300,3 +303,11 @@ def test_a_tuned_model_keeps_the_prompt_of_its_training(make_job: JobMaker, tmp_
         tokens.append((plain.measured.prompt_tokens, told.measured.prompt_tokens))
         (tmp_path / "search" / "work" / searched_prompt.TRIES_FILE).unlink()
     assert tokens[1][0] > tokens[0][0] and tokens[1][1] == tokens[0][1]
+
+
+def test_without_single_turn_rows_the_search_goes_on_without_examples(make_job: JobMaker, tmp_path: Path) -> None:
+    """Nobody asked for `retrieved`, which prompt_baseline leaves out there, too."""
+    given = {"told": {"system_prompt": "Name the label."}, RETRIEVED: {"examples": "retrieved", "few_shot": 4}}
+    splits = {"train": 8, "validation": 6}
+    summary = job_over(make_job, tmp_path / "rows", splits, first=("Hello", "How can I help?"), given=given)
+    assert summary["tries"] > 0 and not summary["variant"]["few_shot"]
