@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 
 export FT_PROJECT ?= $(CURDIR)
 
-.PHONY: setup demo demo-small test nightly test-all mutations ui lint docs clean
+.PHONY: setup demo demo-small test nightly stories test-all mutations ui lint docs clean
 setup: $(READY)
 
 $(READY): pyproject.toml constraints.txt
@@ -40,11 +40,16 @@ PYTEST = PYTHONDONTWRITEBYTECODE= HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/pyte
 test: setup
 	$(PYTEST)
 
-# The tests marked `long`: browsers, the installed wheel, pushes, clusters, PostgreSQL, model families, kills, whole runs;
-# and ten times as many examples of each law. Once before a change is handed over.
+# The tests marked `long` that are no whole stories: browsers, the installed wheel, pushes, clusters, PostgreSQL, model
+# families, kills; and ten times as many examples of each law. Once before a change is handed over.
 nightly: setup
-	$(PYTEST) -m long
+	$(PYTEST) -m "long and not story"
 	FT_TIMES_EXAMPLES=10 $(PYTEST) --junitxml=build/laws.xml -m "hypothesis and not long"
+
+# From the first command of README, of the tutorial, of an example or of a week to the last, with the embedded model; and
+# the GPU's acceptance on a CPU. Once before a change is handed over.
+stories: setup
+	$(PYTEST) -m story
 
 test-all: setup
 	$(PYTEST) -m "long or not long"

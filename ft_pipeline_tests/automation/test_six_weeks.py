@@ -33,7 +33,7 @@ from ft_pipeline.tables.formats.registry import FORMATS
 from ft_pipeline_tests.automation.simulated import Simulation, rows
 from ft_pipeline_tests.automation.test_month import USAGE, Month
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.story]
 
 NIGHTS = 42
 SEED = 24

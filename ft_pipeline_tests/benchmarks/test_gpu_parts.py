@@ -16,7 +16,7 @@ from gpu_parts.registry import all_parts
 from ft_pipeline_tests.benchmarks.conftest import BENCHMARKS
 
 ROOT = BENCHMARKS.parent
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.story]
 NEEDS_GPU = {"use_liger_kernel", "flash_attention_2", "flash_attention_3", "flex_attention"}
 
 

@@ -71,6 +71,7 @@ def test_an_example_that_does_not_exist_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.story
 @pytest.mark.parametrize("example", ["extraction"], indirect=True)
 def test_a_shrunken_example_goes_from_files_to_a_verdict_of_its_check(example: Path) -> None:
     """A few steps, questions and test rows: enough to go all the way, not to learn the task."""

@@ -61,6 +61,7 @@ def test_the_files_to_open_next_exist() -> None:
 
 
 @pytest.mark.long
+@pytest.mark.story
 def test_it_goes_from_rows_to_a_verdict() -> None:
     run = subprocess.run([sys.executable, str(EXAMPLE)], cwd=ROOT, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr

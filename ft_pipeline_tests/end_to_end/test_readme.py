@@ -16,11 +16,13 @@ from ft_pipeline.scaffold import example_folder
 from ft_pipeline_tests.end_to_end.project import current, cut, ft_json
 from ft_pipeline_tests.end_to_end.serving import free_port, running
 
-pytestmark = [pytest.mark.slow, pytest.mark.long]
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.story]
 
 PORT = "8000"
 """The port in the README; the test replaces it with a free one."""
 SECONDS = 1800
+TRIES = "tries: 12"
+"""Of a new project's search of prompts; the test's tries less."""
 
 
 def commands(heading: str) -> list[str]:
@@ -65,6 +67,9 @@ def test_the_readmes_distillation_commands_work(tmp_path: Path) -> None:
     prepare, serve, distill, read = blocks
     bash(prepare, checkout)
     root = tmp_path / "distill"
+    settings = root / "project.yaml"
+    assert TRIES in settings.read_text(encoding="utf-8")
+    settings.write_text(settings.read_text(encoding="utf-8").replace(TRIES, "tries: 2"), encoding="utf-8")
     for path in (root / "data" / "general").glob("*.jsonl"):
         cut(path, 8)
     with running(["bash", "-c", f"exec {serve}"], port, checkout):

@@ -16,7 +16,7 @@ from ft_pipeline.scaffold import example_folder
 from ft_pipeline_tests.end_to_end.project import change_yaml, cut, ft_json
 from ft_pipeline_tests.end_to_end.serving import free_port, running
 
-pytestmark = [pytest.mark.slow, pytest.mark.long]
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.story]
 
 PAGE = example_folder() / "docs" / "tutorial.md"
 PORT = "8000"

@@ -44,6 +44,7 @@ def test_the_recorded_scores_belong_to_the_rows_of_the_project(name: str) -> Non
 
 
 @pytest.mark.long
+@pytest.mark.story
 def test_the_whole_pipeline_does_not_decide_on_rows_that_are_too_alike(tmp_path: Path) -> None:
     """Their recorded scores decide above; as conversations, most of the rows are one question with other words."""
     name = "gap_of_facts"
