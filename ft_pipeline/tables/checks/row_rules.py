@@ -306,7 +306,7 @@ ROW_RULES: Mapping[str, RowRule] = {
     ),
     "unresolved_placeholder": _pattern_rule(
         "unresolved_placeholder",
-        "`{column}` holds {what}, an unfilled placeholder of a template",
+        "`{column}` holds {what}, a hole of a template",
         "fill it in",
         PLACEHOLDER_PATTERN,
     ),
