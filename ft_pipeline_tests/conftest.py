@@ -148,6 +148,17 @@ def _never_wait_for_the_disk() -> None:
             connection.execute("PRAGMA synchronous = OFF")
 
 
+ENGINES: dict[tuple[int, str], Any] = {}
+"""(process, URL) → the engine of a database of Dagster."""
+
+
+def close_databases_of_dagster() -> None:
+    """Close the connections that are kept. Call it before files of an instance are replaced by others: SQLite would
+    remove the write-ahead logs of the new ones."""
+    while ENGINES:
+        ENGINES.popitem()[1].pool.dispose()
+
+
 def _keep_what_each_event_would_make_again() -> None:
     """Make an engine and a connection once for each database of Dagster, and read Dagster's migrations once.
 
@@ -160,7 +171,7 @@ def _keep_what_each_event_would_make_again() -> None:
     from dagster._core.storage.schedules.sqlite import sqlite_schedule_storage
     from sqlalchemy import QueuePool, create_engine
 
-    read, migrations, engines = ScriptDirectory.from_config, {}, {}
+    read, migrations = ScriptDirectory.from_config, {}
 
     def read_once(config: Any) -> ScriptDirectory:
         location = config.get_main_option("script_location")
@@ -168,14 +179,14 @@ def _keep_what_each_event_would_make_again() -> None:
 
     def make_once(url: str, **options: Any) -> Any:
         key = (os.getpid(), url)  # no process uses or closes a connection of the one that it was forked from
-        if key not in engines:
-            own = [made for made in engines if made[0] == key[0]]
+        if key not in ENGINES:
+            own = [made for made in ENGINES if made[0] == key[0]]
             if len(own) >= 20:  # each run has a database
-                engines.pop(own[0]).pool.dispose()
+                ENGINES.pop(own[0]).pool.dispose()
             options |= {"poolclass": QueuePool, "connect_args": {"timeout": 60, "check_same_thread": False}}
-            engines[key] = create_engine(url, **options)
-            engines[key].dispose = lambda **_: None  # after each event
-        return engines[key]
+            ENGINES[key] = create_engine(url, **options)
+            ENGINES[key].dispose = lambda **_: None  # after each event
+        return ENGINES[key]
 
     ScriptDirectory.from_config = read_once  # type: ignore[method-assign, assignment]
     for storage in (sqlite_event_log, sqlite_run_storage, sqlite_schedule_storage):

@@ -11,6 +11,7 @@ import pytest
 
 from ft_pipeline import scaffold
 from ft_pipeline_tests.automation.simulated import Simulation, simulated
+from ft_pipeline_tests.conftest import close_databases_of_dagster
 
 REMEMBERED = ("sensor_cursor", "files_cursor", "settings_cursor", "condition_cursor", "run_keys", "now")
 """What a simulation knows of the days before."""
@@ -58,6 +59,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Begun:
 @pytest.fixture
 def begun(kept: Begun, monkeypatch: pytest.MonkeyPatch) -> Iterator[Simulation]:
     """A project after its first run: `shop` with all tables, and `qlora` trained."""
+    close_databases_of_dagster()
     shutil.rmtree(kept.folder)
     shutil.copytree(kept.kept, kept.folder)  # where it was, so that no path changes
     monkeypatch.setenv("FT_PROJECT", str(kept.folder / "shop"))
