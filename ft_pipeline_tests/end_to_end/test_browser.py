@@ -126,7 +126,7 @@ def test_canceling_a_run_ends_its_trainer(ui: Ui, root: Path, page: Page) -> Non
     materialize_all(page, ui, "long")
     run_id = wait_until(lambda: [run["runId"] for run in ui.runs() if run["status"] == "STARTED"], "it started", 60)[0]
     page.goto(f"{ui.url}/runs/{run_id}", wait_until="domcontentloaded")
-    page.get_by_text(re.compile(r"adapter \[long\]: \d+/\d+, loss")).first.wait_for(timeout=RUN_SECONDS * 1000)
+    page.get_by_text(re.compile(r"adapter \[long\]: [\d,]+/[\d,]+, .*loss")).first.wait_for(timeout=RUN_SECONDS * 1000)
     save_screenshot(page, "run")
     trainer = workers(root)
     assert len(trainer) == 2
