@@ -155,8 +155,8 @@ ENGINES: dict[tuple[int, str], Any] = {}
 def close_databases_of_dagster() -> None:
     """Close the connections that are kept. Call it before files of an instance are replaced by others: SQLite would
     remove the write-ahead logs of the new ones."""
-    while ENGINES:
-        ENGINES.popitem()[1].pool.dispose()
+    for key in [made for made in ENGINES if made[0] == os.getpid()]:
+        ENGINES.pop(key).pool.dispose()
 
 
 def _keep_what_each_event_would_make_again() -> None:

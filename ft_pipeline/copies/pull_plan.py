@@ -22,6 +22,7 @@ from ft_pipeline.copies.store_files import (
 )
 from ft_pipeline.decide.exposure_ledger import digest_of_rows
 from ft_pipeline.errors import UserError
+from ft_pipeline.features import choice
 from ft_pipeline.store.blobs import BlobStore
 from ft_pipeline.store.garbage import snapshot_blobs
 from ft_pipeline.store.journal_lines import FILE_NAME, matches
@@ -29,7 +30,7 @@ from ft_pipeline.store.manifest import MANIFEST_NAME, expected_files
 from ft_pipeline.store.removals import LOG_NAME
 from ft_pipeline.store.signing import PUBLIC_KEY_NAME
 from ft_pipeline.tables.excluded_rows import FILE as EXCLUDED
-from ft_pipeline.tables.excluded_rows import MARKER_START, is_as_written
+from ft_pipeline.tables.excluded_rows import MARKER_START
 
 REDACTION_RECORDS = "redactions/*.json"
 
@@ -157,8 +158,10 @@ def _plan_unsigned(plan: PullPlan, place: Place, state: State) -> None:
             continue
         if matches(name, (ROWS_OF_TESTS,)):
             _require_rows_of(place, name, plan.there.read(name))
-        elif matches(name, (ROWS_OF_RATINGS,)) and not is_as_written(plan.there.read(name), Path(name).stem):
-            raise UserError(f"{name} in {place.address} was changed. Restore the copy.")
+        elif matches(name, (ROWS_OF_RATINGS,)):
+            is_row = choice("copied_row", name.partition("/")[0])
+            if is_row is None or not is_row(plan.there.read(name), Path(name).stem):
+                raise UserError(f"{name} in {place.address} was changed. Restore the copy.")
         if name == PUBLIC_KEY_NAME and plan.there.journal.keys[-1].public_pem.strip() != plan.there.read(name).strip():
             raise UserError(f"The public key in {place.address} is not the one of its journal. Restore the copy.")
         is_missing = name not in plan.here.files and plan.order == "equal"

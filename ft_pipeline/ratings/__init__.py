@@ -9,5 +9,6 @@ FEATURE = Feature(
     steps={"ratings": "ft_pipeline.ratings.ratings"},
     feeds={"comparison": ["ratings"], "judgements": ["ratings"]},
     commands={"rate": "ft_pipeline.ratings.commands:rate"},
+    choices={"copied_row": {"ratings": "ft_pipeline.ratings.rating_ledger:is_row"}},
     hooks={"verified": "ft_pipeline.ratings.rating_ledger:verified"},
 )

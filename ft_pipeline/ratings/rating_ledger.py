@@ -18,10 +18,11 @@ from ft_pipeline.audit.artifact_index import ArtifactIndex
 from ft_pipeline.audit.findings import CheckedRecords, check_ledger
 from ft_pipeline.store.artifact_redaction import redaction_ledger
 from ft_pipeline.store.atomic_files import create_atomically, translate_write_errors
-from ft_pipeline.store.checked_json import Digest, Number
+from ft_pipeline.store.checked_json import Digest, Number, parse_checked
 from ft_pipeline.store.hashing import sha256_of_file
 from ft_pipeline.store.ledger import PREVIOUS_HASH_KEY, Ledger, LedgerFault
-from ft_pipeline.tables.excluded_rows import MARKER_START, is_as_written
+from ft_pipeline.store.text_redaction import PLACEHOLDER
+from ft_pipeline.tables.excluded_rows import MARKER_START
 
 Verdict = Literal["candidate", "rival", "both_good", "neither"]
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
@@ -155,6 +156,18 @@ def verified(index: ArtifactIndex) -> CheckedRecords:
     return check_ledger("records_of_ratings", ledger(index.root), find_faults(index.root, known))
 
 
+def is_row(content: bytes, digest: str) -> bool:
+    """Return whether this is the content of `rows/<digest>.json`, as it was written or as `ft erase` redacted it."""
+    if sha256(content).hexdigest() == digest:
+        return True
+    try:
+        values = parse_checked(content, dict[str, Any])
+        texts = [values[name] for name in _OF_THE_ROW]
+    except (ValueError, KeyError):
+        return False
+    return str(texts[0]).startswith(MARKER_START) or PLACEHOLDER in str(texts[-1])
+
+
 def _fault_of_row(store: Path, digest: str) -> str | None:
     path = _row_path(store, digest)
     if not path.is_file():
@@ -163,7 +176,7 @@ def _fault_of_row(store: Path, digest: str) -> str | None:
         content = path.read_bytes()
     except OSError:
         return f"refers to {ROWS}/{path.name}, which cannot be read"
-    if sha256(content).hexdigest() == digest or (redaction_ledger(store).paths() and is_as_written(content, digest)):
+    if sha256(content).hexdigest() == digest or (redaction_ledger(store).paths() and is_row(content, digest)):
         return None
     return f"refers to {ROWS}/{path.name}, which was edited"
 

@@ -24,7 +24,7 @@ from ft_pipeline.job import Job
 from ft_pipeline.page import Page, Picture, Table, Words
 from ft_pipeline.settings.checks import ArgumentRule
 from ft_pipeline.settings.evaluation import EvaluationSettings
-from ft_pipeline.settings.prompt_variant import RETRIEVED, SEARCHED, PromptSearchSettings, PromptVariant
+from ft_pipeline.settings.prompt_variant import SEARCHED, PromptSearchSettings, PromptVariant
 from ft_pipeline.settings.sweep import is_sweep_member
 from ft_pipeline.settings.teacher import TeacherSettings
 from ft_pipeline.settings.yaml_file import later
@@ -128,6 +128,7 @@ def run(job: Job) -> dict[str, Any]:
     from ft_pipeline.evaluation.items import groups_of, read_rows
     from ft_pipeline.evaluation.prompt_search.measure import PromptScorer
     from ft_pipeline.evaluation.prompt_search.questions import choose_questions
+    from ft_pipeline.evaluation.scoring.prompt_sources import possible_variants
     from ft_pipeline.models.chat import pick_rows, single_turn_rows
 
     config, rows = Config.of(job), read_rows(job.inputs["conversations"])
@@ -137,17 +138,14 @@ def run(job: Job) -> dict[str, Any]:
         (job.out / TRIES_FILE).touch()
         return {"tries": 0, "ended": NO_VALIDATION_ROWS}
     wanted, seed = config.search.tries, config.evaluation.seed
-    single_turns = single_turn_rows(rows, 0, seed)
-    shortlist = [row["id"] for row in single_turns[:SHORTLIST]]
-    # Where nobody asked for retrieved examples, prompt_baseline leaves them out if there are too few.
-    variants = {n: each for n, each in config.given.items() if n != RETRIEVED or each.few_shot <= len(single_turns)}
-    fixed = [each.few_shot for each in variants.values() if each.examples == "fixed"]
-    named = [name for each in variants.values() for name in each.example_rows]
+    shortlist = [row["id"] for row in single_turn_rows(rows, 0, seed)[:SHORTLIST]]
+    fixed = [each.few_shot for each in config.given.values() if each.examples == "fixed"]
+    named = [name for each in config.given.values() for name in each.example_rows]
     shown = {*shortlist, *named, *(row["id"] for row in pick_rows(rows, max(fixed, default=0), seed))}
     groups = groups_of(job.inputs["conversations"]) if config.asks_train_rows else {}
     questions = choose_questions(rows, groups, shown, asks_train_rows=config.asks_train_rows)
     scorer = PromptScorer(job, rows, questions)
-    given = {name: each.model_dump(mode="json") for name, each in variants.items()}
+    given = possible_variants(job, {name: each.model_dump(mode="json") for name, each in config.given.items()}, rows)
     space = Space(given, config.task, shortlist, config.search.most_examples)
 
     def report(tried: Try, best: Try) -> None:

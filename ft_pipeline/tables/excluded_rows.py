@@ -17,8 +17,6 @@ import yaml
 from ft_pipeline.errors import UserError
 from ft_pipeline.settings.bounded_yaml import load_bounded
 from ft_pipeline.store.atomic_files import translate_write_errors, write_atomically
-from ft_pipeline.store.checked_json import parse_checked
-from ft_pipeline.store.text_redaction import PLACEHOLDER
 
 FILE = "excluded.yaml"
 MARKER_START = "excluded:"
@@ -71,18 +69,6 @@ def is_erasure_marker(value: Mapping[str, Any]) -> bool:
     """Return whether a raw row is an erasure marker: its first value that is not empty is `excluded:HASH`."""
     first = next((item for item in value.values() if item is not None and item != ""), None)
     return type(first) is str and first.startswith(MARKER_START) and MARK.match(first) is not None
-
-
-def is_as_written(row: bytes, digest: str) -> bool:
-    """Return whether a record of a row (a JSON object) is the one with this SHA-256, or that one after an erasure: then
-    one of its texts is an erasure marker, or is redacted."""
-    if sha256(row).hexdigest() == digest:
-        return True
-    try:
-        texts = [str(value) for value in parse_checked(row, dict[str, Any]).values()]
-    except ValueError:
-        return False
-    return any(text.startswith(MARKER_START) or PLACEHOLDER in text for text in texts)
 
 
 def read_excluded(data_dir: Path, data_format: str) -> Excluded:

@@ -15,8 +15,9 @@ from ft_pipeline.audit.verify import verify
 from ft_pipeline.errors import UserError
 from ft_pipeline.ratings import pairs
 from ft_pipeline.ratings.pairs import Match, Pair, in_order
-from ft_pipeline.ratings.rating_ledger import Rating, Verdict, ledger, newest, read_ratings
+from ft_pipeline.ratings.rating_ledger import Rating, Verdict, is_row, ledger, newest, read_ratings
 from ft_pipeline.ratings.results import next_step, result_of
+from ft_pipeline.store.text_redaction import PLACEHOLDER
 from ft_pipeline_tests.forked_process import ForkedProcess
 from ft_pipeline_tests.ratings.rated import PROMPT, TUNED, RatedProject, kind_answer
 
@@ -253,3 +254,12 @@ def test_names_that_cannot_be_rated_are_refused(project: RatedProject) -> None:
     project.compare(prompt=kind_answer)
     with pytest.raises(UserError, match="give the same 70 answers"):
         project.match()
+
+
+def test_a_row_that_only_mentions_an_erasure_is_not_one_that_was_erased() -> None:
+    """A copy with such a row is refused: the marker stands for the item, and the redacted text is the note."""
+    row = {"item": "row-1:1", "candidate_answer": "a", "rival_answer": "b", "note": None}
+    elsewhere = ({**row, "candidate_answer": "excluded:1"}, {**row, "rival_answer": PLACEHOLDER}, {"text": PLACEHOLDER})
+    for forged in elsewhere:
+        assert not is_row(json.dumps(forged).encode(), "0" * 64)
+    assert is_row(json.dumps({**row, "note": PLACEHOLDER}).encode(), "0" * 64)

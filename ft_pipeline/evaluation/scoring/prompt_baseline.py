@@ -13,15 +13,13 @@ from ft_pipeline.evaluation.comparison.estimates import estimate_samples, rank
 from ft_pipeline.evaluation.comparison.scored_twice import DIFFERS, SECOND_SCORES
 from ft_pipeline.evaluation.metrics.definitions import METRICS
 from ft_pipeline.evaluation.scoring.lm_eval_model import LoadedLM
-from ft_pipeline.evaluation.scoring.prompt_sources import example_rows, read_prompts
+from ft_pipeline.evaluation.scoring.prompt_sources import example_rows, possible_variants, read_prompts
 from ft_pipeline.evaluation.scoring.prompts import Prompt
 from ft_pipeline.evaluation.scoring.scorer import Scorer, window_of
 from ft_pipeline.evaluation.scoring.tested_model import ModelUnderTest
 from ft_pipeline.job import Job
-from ft_pipeline.models.chat import single_turn_rows
 from ft_pipeline.models.cpu.fast_linear import speed_up_products
 from ft_pipeline.models.load import load_model
-from ft_pipeline.settings.prompt_variant import RETRIEVED
 
 MOST_ITEMS = 100
 """Test items that are scored again: the first ones by their ids, which are hashes."""
@@ -114,21 +112,10 @@ def notes_on_system_turns(rows: Sequence[Mapping[str, Any]], tested_models: Sequ
 
 
 def _models_to_test(job: Job) -> list[ModelUnderTest]:
-    variants = _variants(job)
+    variants = possible_variants(job, job.config["prompting"]["variants"], example_rows(job.inputs))
     plain = ModelUnderTest("plain", "base", Prompt(), {"technique": None}, runs_general_suite=True)
     prompted = [
         ModelUnderTest(name, "prompt", prompt, {"technique": None, **variants[name]})
         for name, prompt in read_prompts(job, variants).items()
     ]
     return [plain, *prompted]
-
-
-def _variants(job: Job) -> dict[str, Any]:
-    """Return the prompt variants, without the one that nobody asked for if there are too few examples for it."""
-    variants = dict(job.config["prompting"]["variants"])
-    if RETRIEVED in variants:
-        found = len(single_turn_rows(example_rows(job.inputs), 0, seed=0))
-        if found < variants[RETRIEVED]["few_shot"]:
-            job.report.log(f"{RETRIEVED} is left out: the train split has {found} single-turn rows")
-            del variants[RETRIEVED]
-    return variants

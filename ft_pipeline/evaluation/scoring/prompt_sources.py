@@ -7,6 +7,8 @@ from typing import Any
 from ft_pipeline.evaluation.items import read_rows
 from ft_pipeline.evaluation.scoring.prompts import Prompt
 from ft_pipeline.job import Job
+from ft_pipeline.models.chat import single_turn_rows
+from ft_pipeline.settings.prompt_variant import RETRIEVED
 from ft_pipeline.tables.excluded_rows import MARKER_START
 from ft_pipeline.tables.formats.arrow_schema import read_columns
 from ft_pipeline.tables.held_out import read_held_out
@@ -25,6 +27,17 @@ def read_prompts(job: Job, variants: Mapping[str, Mapping[str, Any]]) -> dict[st
         job.report.log(f"{left_out} of {len(texts) + left_out} texts show a held-out row and are left out")
     seed = job.config["evaluation"]["seed"]
     return {name: Prompt.from_variant(variant, rows, seed, texts) for name, variant in variants.items()}
+
+
+def possible_variants(
+    job: Job, variants: Mapping[str, Mapping[str, Any]], rows: Sequence[dict[str, Any]]
+) -> dict[str, Mapping[str, Any]]:
+    """Return variants by name, without the one that nobody asked for if the train split has too few examples for it."""
+    found = len(single_turn_rows(rows, 0, seed=0))
+    if RETRIEVED not in variants or variants[RETRIEVED]["few_shot"] <= found:
+        return dict(variants)
+    job.report.log(f"{RETRIEVED} is left out: the train split has {found} single-turn rows")
+    return {name: variant for name, variant in variants.items() if name != RETRIEVED}
 
 
 def read_prompt(sources: Mapping[str, Path], variant: Mapping[str, Any], seed: int) -> Prompt:
