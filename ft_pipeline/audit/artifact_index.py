@@ -77,11 +77,6 @@ class _OfSummary(ManifestShape):
 _SHAPES = {"ratings": _OfConfig, "distilled": _OfConfig, "champion": _OfSummary, "decision": _OfSummary}
 
 
-def shape_of(kind: str) -> type[ManifestShape]:
-    """Return the types of the manifests of a kind."""
-    return _OfConfig if kind.startswith("raw_") else _SHAPES.get(kind, ManifestShape)
-
-
 SHOWN_DIGITS = 12
 """Number of digits of a fingerprint or hash that are displayed."""
 
@@ -265,3 +260,8 @@ def _read_broken(folder: Path, kind: str, why: str) -> ArtifactNode:
     code: FindingCode = "edited_manifest" if path.is_file() else "missing_manifest"
     finding = Finding(code, node.label, f"{why} (in {folder.parent.name}/{folder.name})")
     return ArtifactNode(kind, node.fingerprint, folder, node.manifest, node.manifest_sha256, (finding,))
+
+
+def shape_of(kind: str) -> type[ManifestShape]:
+    """Return the types of the manifests of a kind."""
+    return _OfConfig if kind.startswith("raw_") else _SHAPES.get(kind, ManifestShape)

@@ -13,22 +13,6 @@ from ft_pipeline.project import Project
 from ft_pipeline.store.garbage import Garbage
 
 
-def show_garbage(console: Console, garbage: Garbage, dry_run: bool) -> None:
-    """Print how many artifacts of each kind, and other files, are removed, and how much space that frees."""
-    kinds = Counter(artifact.kind for artifact in garbage.artifacts)
-    other_counts = {"unfinished work": len(garbage.folders), "copies of raw files": len(garbage.blobs)}
-    counts = {**dict(sorted(kinds.items())), **other_counts}
-    rows = [(name, count) for name, count in counts.items() if count]
-    if not rows:
-        say(console, "There is nothing to remove.")
-        return
-    table = new_table("item", "count", right={"count"})
-    for name, count in rows:
-        table.add_row(name, str(count))
-    console.print(table)
-    say(console, f"{'Would free' if dry_run else 'Freed'} {garbage.bytes / 1e6:.1f} MB.")
-
-
 @command
 def gc(
     project: Project,
@@ -45,3 +29,19 @@ def gc(
     garbage = collect_garbage(project, dry_run=dry_run)
     document = {"dry_run": dry_run, **garbage.to_json()}
     return Answer(document, lambda console, _: show_garbage(console, garbage, dry_run))
+
+
+def show_garbage(console: Console, garbage: Garbage, dry_run: bool) -> None:
+    """Print how many artifacts of each kind, and other files, are removed, and how much space that frees."""
+    kinds = Counter(artifact.kind for artifact in garbage.artifacts)
+    other_counts = {"unfinished work": len(garbage.folders), "copies of raw files": len(garbage.blobs)}
+    counts = {**dict(sorted(kinds.items())), **other_counts}
+    rows = [(name, count) for name, count in counts.items() if count]
+    if not rows:
+        say(console, "There is nothing to remove.")
+        return
+    table = new_table("item", "count", right={"count"})
+    for name, count in rows:
+        table.add_row(name, str(count))
+    console.print(table)
+    say(console, f"{'Would free' if dry_run else 'Freed'} {garbage.bytes / 1e6:.1f} MB.")

@@ -21,26 +21,6 @@ ID_DIGITS = 8
 STYLES = {"running": "green", "waiting": "yellow", "queued": "cyan", "process gone": "red", "failed": "red"}
 
 
-def show_status(console: Console, document: Mapping[str, Any]) -> None:
-    """Print the runs, what failed last, the schedules, the champion and the disk."""
-    if document["runs"]:
-        _show_runs(console, document["runs"], "since")
-    else:
-        say(console, "Nothing runs, and nothing waits.")
-    if document["failed"]:
-        _show_runs(console, document["failed"], "failed at")
-    for schedule in document["schedules"]:
-        say(console, _describe_schedule(schedule))
-    if not document["daemon_runs"]:
-        say(console, "No daemon runs, so nothing starts by itself: start it with `ft ui`.")
-    champion, disk = document["champion"], document["disk"]
-    say(
-        console,
-        f"Champion: {escape(champion['name'])}, since {champion['since'][:16]}." if champion else "No champion yet.",
-    )
-    say(console, f"Disk: {disk['free_bytes'] / 1e9:.1f} GB free of {disk['total_bytes'] / 1e9:.1f} GB.")
-
-
 class RunLog:
     """Prints the log of a run: in a terminal each day once, in a file the whole time on each line."""
 
@@ -59,34 +39,6 @@ class RunLog:
             say(self._console, f"[dim]{day}[/]")
         text = f"[bold]{plain(step)}[/]: {message}" if step else message
         say(self._console, f"{when:%H:%M:%S}  {text}", indent=len("HH:MM:SS  "))
-
-
-def _show_runs(console: Console, rows: Sequence[Mapping[str, Any]], time_title: str) -> None:
-    table = new_table("run", "experiment", "state", time_title, "started by", one_line={"run", "state", time_title})
-    for row in rows:
-        style = STYLES.get(row["state"], "white")
-        table.add_row(
-            row["run_id"][:ID_DIGITS],
-            escape(row["experiment"] or ""),
-            f"[{style}]{row['state']}[/]",
-            _time(row["since"]),
-            escape(row["started_by"]),
-        )
-    console.print(table)
-    for row in rows:
-        if row["reason"]:
-            say(console, f"  · {row['run_id'][:ID_DIGITS]}: {plain(row['reason'])}")
-
-
-def _describe_schedule(schedule: Mapping[str, Any]) -> str:
-    state = f"runs at `{schedule['cron']}`" if schedule["running"] and schedule["cron"] else "runs"
-    state = state if schedule["running"] else "is stopped"
-    last = f"; last tick {_time(schedule['last_tick'])}: {schedule['outcome']}" if schedule["last_tick"] else ""
-    return escape(f"Schedule {schedule['name']} {state}{last}.")
-
-
-def _time(seconds: float | None) -> str:
-    return f"{datetime.fromtimestamp(seconds, UTC).astimezone():%Y-%m-%d %H:%M}" if seconds else ""
 
 
 RunArgument = Annotated[
@@ -173,3 +125,51 @@ def cancel(
         found = find_run(instance, run)
         say(stderr, f"Canceling run {found.run_id[:8]} …")
         say(stdout, f"Run {found.run_id[:8]}: {cancel_run(instance, opened.store, found, force=force)}.")
+
+
+def show_status(console: Console, document: Mapping[str, Any]) -> None:
+    """Print the runs, what failed last, the schedules, the champion and the disk."""
+    if document["runs"]:
+        _show_runs(console, document["runs"], "since")
+    else:
+        say(console, "Nothing runs, and nothing waits.")
+    if document["failed"]:
+        _show_runs(console, document["failed"], "failed at")
+    for schedule in document["schedules"]:
+        say(console, _describe_schedule(schedule))
+    if not document["daemon_runs"]:
+        say(console, "No daemon runs, so nothing starts by itself: start it with `ft ui`.")
+    champion, disk = document["champion"], document["disk"]
+    say(
+        console,
+        f"Champion: {escape(champion['name'])}, since {champion['since'][:16]}." if champion else "No champion yet.",
+    )
+    say(console, f"Disk: {disk['free_bytes'] / 1e9:.1f} GB free of {disk['total_bytes'] / 1e9:.1f} GB.")
+
+
+def _show_runs(console: Console, rows: Sequence[Mapping[str, Any]], time_title: str) -> None:
+    table = new_table("run", "experiment", "state", time_title, "started by", one_line={"run", "state", time_title})
+    for row in rows:
+        style = STYLES.get(row["state"], "white")
+        table.add_row(
+            row["run_id"][:ID_DIGITS],
+            escape(row["experiment"] or ""),
+            f"[{style}]{row['state']}[/]",
+            _time(row["since"]),
+            escape(row["started_by"]),
+        )
+    console.print(table)
+    for row in rows:
+        if row["reason"]:
+            say(console, f"  · {row['run_id'][:ID_DIGITS]}: {plain(row['reason'])}")
+
+
+def _describe_schedule(schedule: Mapping[str, Any]) -> str:
+    state = f"runs at `{schedule['cron']}`" if schedule["running"] and schedule["cron"] else "runs"
+    state = state if schedule["running"] else "is stopped"
+    last = f"; last tick {_time(schedule['last_tick'])}: {schedule['outcome']}" if schedule["last_tick"] else ""
+    return escape(f"Schedule {schedule['name']} {state}{last}.")
+
+
+def _time(seconds: float | None) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC).astimezone():%Y-%m-%d %H:%M}" if seconds else ""

@@ -29,45 +29,6 @@ def reasons(court: Court, decision: Decision) -> list[str]:
     return [*(lines or ["the comparison has no row that can be released"]), *champion_notes(court, with_fix=True)]
 
 
-def describe_win(court: Court, row: Row) -> str:
-    """Return the rivals that a row beats, and by what, as a sentence."""
-    comparison, preferred, beaten = court.comparison, [], []
-    rivals = {rival.name: rival for rival in (comparison.bar(row), court.champion_row) if rival is not None}
-    for rival in rivals.values():
-        claim = comparison.deciding(row, rival)
-        if comparison.why_screened_out(rival) is not None:
-            beaten.append(_named(court, row, rival))
-        elif claim.kind == "opinion":
-            preferred.append(f"is preferred in {wins(claim)} by {who_of(claim)}")
-        elif comparison.leads(row, rival):
-            beaten.append(f"{_named(court, row, rival)} by {describe_lead(claim)}")
-    by_metric = [f"beats {', '.join(beaten)} on {comparison.metric().label}"] if beaten else []
-    trained_once = row.rights.is_tuned and not comparison.about(row, "recipe")
-    notes = ["one training: this speaks for these weights, not for the recipe"] if trained_once else []
-    return "; ".join([f"{row.name} {' and '.join([*preferred, *by_metric])}", *notes, *champion_notes(court)])
-
-
-def champion_notes(court: Court, *, with_fix: bool = False) -> list[str]:
-    """Return that the champion is not compared because it learned from test rows. with_fix: it stays; what to do."""
-    if court.contaminated is None or court.champion is None:
-        return []
-    champion, fix = ("champion", f". {court.contaminated.fix}") if with_fix else ("previous champion", "")
-    return [f"the {champion} {court.champion.name} is not compared: it {court.contaminated.because}{fix}"]
-
-
-def _named(court: Court, row: Row, rival: Row) -> str:
-    bar = court.comparison.bar(row)
-    if bar is not None and rival.name == bar.name:
-        return rival.name
-    return f"{rival.name}, the champion trained again," if court.contaminated is not None else "the previous champion"
-
-
-def _row(court: Court, name: str) -> Row:
-    row = court.comparison.row(name)
-    assert row is not None
-    return row
-
-
 class Ruling(BaseModel, frozen=True):
     """Whether the champion moves, and why."""
 
@@ -114,3 +75,42 @@ def ruling_about(court: Court, row: Row) -> ByHand:
         court = replace(court, extra=row)
     lacks = lacking(cells(court, row))
     return ByHand(lacks=lacks, reason="" if lacks else describe_win(court, row), evidence=evidence(court, row))
+
+
+def describe_win(court: Court, row: Row) -> str:
+    """Return the rivals that a row beats, and by what, as a sentence."""
+    comparison, preferred, beaten = court.comparison, [], []
+    rivals = {rival.name: rival for rival in (comparison.bar(row), court.champion_row) if rival is not None}
+    for rival in rivals.values():
+        claim = comparison.deciding(row, rival)
+        if comparison.why_screened_out(rival) is not None:
+            beaten.append(_named(court, row, rival))
+        elif claim.kind == "opinion":
+            preferred.append(f"is preferred in {wins(claim)} by {who_of(claim)}")
+        elif comparison.leads(row, rival):
+            beaten.append(f"{_named(court, row, rival)} by {describe_lead(claim)}")
+    by_metric = [f"beats {', '.join(beaten)} on {comparison.metric().label}"] if beaten else []
+    trained_once = row.rights.is_tuned and not comparison.about(row, "recipe")
+    notes = ["one training: this speaks for these weights, not for the recipe"] if trained_once else []
+    return "; ".join([f"{row.name} {' and '.join([*preferred, *by_metric])}", *notes, *champion_notes(court)])
+
+
+def champion_notes(court: Court, *, with_fix: bool = False) -> list[str]:
+    """Return that the champion is not compared because it learned from test rows. with_fix: it stays; what to do."""
+    if court.contaminated is None or court.champion is None:
+        return []
+    champion, fix = ("champion", f". {court.contaminated.fix}") if with_fix else ("previous champion", "")
+    return [f"the {champion} {court.champion.name} is not compared: it {court.contaminated.because}{fix}"]
+
+
+def _named(court: Court, row: Row, rival: Row) -> str:
+    bar = court.comparison.bar(row)
+    if bar is not None and rival.name == bar.name:
+        return rival.name
+    return f"{rival.name}, the champion trained again," if court.contaminated is not None else "the previous champion"
+
+
+def _row(court: Court, name: str) -> Row:
+    row = court.comparison.row(name)
+    assert row is not None
+    return row

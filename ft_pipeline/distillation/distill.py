@@ -34,34 +34,6 @@ from ft_pipeline.tables.held_out import origin, read_held_out, read_message_shin
 from ft_pipeline.tables.raw_text import raw_json
 from ft_pipeline.tables.table_schemas import together
 
-
-def agreements(answers: Sequence[str]) -> list[float]:
-    """Return each answer's mean agreement with the others (0 to 1); 1 for a single answer."""
-    if len(answers) == 1:
-        return [1.0]
-    features = [_features(answer) for answer in answers]
-    return [
-        sum(_similarity(own, rival) for index, rival in enumerate(features) if index != position) / (len(features) - 1)
-        for position, own in enumerate(features)
-    ]
-
-
-def best_of(scores: Sequence[float]) -> int:
-    """Return the position of the answer to keep. scores: each answer's agreement with the others."""
-    return max(range(len(scores)), key=lambda position: (scores[position], -position))
-
-
-def _features(answer: str) -> set[tuple[str, ...]]:
-    """Return the words of the answer, and its pairs of consecutive words."""
-    words = words_of(answer)
-    return {(word,) for word in words} | set(pairwise(words))
-
-
-def _similarity(left: set[tuple[str, ...]], right: set[tuple[str, ...]]) -> float:
-    """Return the Jaccard similarity: the size of the intersection divided by the size of the union."""
-    return len(left & right) / len(left | right) if left | right else 1.0
-
-
 DISTILLED_TABLE = CONVERSATIONS.with_columns(
     "distilled",
     Column("teacher", "The teacher's name"),
@@ -320,3 +292,30 @@ def _check_some_kept(kept: int, total: int, reasons: Mapping[str, int]) -> dict[
     if most_common:
         message += f"; the most common fault is {most_common} ({reasons[most_common]})"
     return {"passed": kept > 0 or not total, "blocking": False, "message": message}
+
+
+def agreements(answers: Sequence[str]) -> list[float]:
+    """Return each answer's mean agreement with the others (0 to 1); 1 for a single answer."""
+    if len(answers) == 1:
+        return [1.0]
+    features = [_features(answer) for answer in answers]
+    return [
+        sum(_similarity(own, rival) for index, rival in enumerate(features) if index != position) / (len(features) - 1)
+        for position, own in enumerate(features)
+    ]
+
+
+def best_of(scores: Sequence[float]) -> int:
+    """Return the position of the answer to keep. scores: each answer's agreement with the others."""
+    return max(range(len(scores)), key=lambda position: (scores[position], -position))
+
+
+def _features(answer: str) -> set[tuple[str, ...]]:
+    """Return the words of the answer, and its pairs of consecutive words."""
+    words = words_of(answer)
+    return {(word,) for word in words} | set(pairwise(words))
+
+
+def _similarity(left: set[tuple[str, ...]], right: set[tuple[str, ...]]) -> float:
+    """Return the Jaccard similarity: the size of the intersection divided by the size of the union."""
+    return len(left & right) / len(left | right) if left | right else 1.0

@@ -6,7 +6,7 @@ from ft_pipeline.decide.sources.pair_opinions import JUDGED
 from ft_pipeline.evaluation.opinions.verdict_tables import judgement_of, read_judgements, read_ratings
 from ft_pipeline.judge.settings import judge_of
 from ft_pipeline.step import SpecContext
-from ft_pipeline.steps.shared.opinion_inputs import people_said
+from ft_pipeline.steps.shared.compared_scores import people_said
 from ft_pipeline.store.artifacts import Artifact
 
 

@@ -29,87 +29,6 @@ TUNED_ROWS = 2
 ones."""
 
 
-def pairs_worth_rating(
-    comparison: Comparison, ratings: Sequence[Rating], chosen: str | None = None
-) -> list[dict[str, object]]:
-    """Return candidate, rival, the lead by the metric that decides, and how many pairs were rated by somebody.
-
-    Pairs of which one is clearly better come last: there, ratings change least. chosen: the row of the verdict.
-    """
-    tuned = [row for row in comparison.tuned() if comparison.usable(row)]
-    tuned = sorted(tuned, key=lambda row: (row.name != chosen, not _is_undecided(comparison, row)))[:TUNED_ROWS]
-    found = {(row.name, rival.name): (row, rival) for row in tuned for rival in _rivals(comparison, row)}
-    listed = [_describe(comparison, row, rival, ratings) for row, rival in found.values()]
-    return sorted(listed, key=lambda pair: bool(pair["clear"]))
-
-
-def _is_undecided(comparison: Comparison, row: Row) -> bool:
-    """Whether nothing that was measured decides between a row and some rival."""
-    return any(comparison.deciding(row, rival).because == "no_evidence" for rival in _rivals(comparison, row))
-
-
-def _rivals(comparison: Comparison, row: Row) -> list[Row]:
-    rivals = [comparison.incumbent, comparison.row(CHAMPION), comparison.best_bar(row)]
-    return [rival for rival in rivals if rival is not None and rival.name != row.name]
-
-
-def _describe(comparison: Comparison, row: Row, rival: Row, ratings: Sequence[Rating]) -> dict[str, object]:
-    label, lead = comparison.metric().label, comparison.ahead(row, rival)
-    names = {row.name, rival.name}
-    return {
-        "candidate": row.name,
-        "rival": rival.name,
-        "rated": len({rating.item for rating in ratings if {rating.candidate, rating.rival} == names}),
-        "clear": comparison.better(row, rival) or comparison.better(rival, row),
-        "lead": f"{lead.row} leads by {describe_lead(lead)} ({label})" if lead else f"not comparable by {label}",
-    }
-
-
-def show_pairs(console: Console, pairs: Sequence[Mapping[str, Any]]) -> None:
-    """Print which pairs of models are worth rating."""
-    if not pairs:
-        say(console, "No pair is worth rating yet: no tuned model that can be used was compared. Run `ft run`.")
-        return
-    table = new_table("candidate", "rival", "rated", "by the metric that decides", one_line={"candidate", "rival"})
-    for pair in pairs:
-        table.add_row(plain(pair["candidate"]), plain(pair["rival"]), str(pair["rated"]), plain(pair["lead"]))
-    console.print(table)
-    first = pairs[0]
-    say_line(console, f"Rate with: ft rate {plain(first['candidate'])} {plain(first['rival'])}")
-
-
-def show_written(console: Console, match: Match, alias: str, written: int, path: Path) -> None:
-    """Print where the pairs are, and what to do with them."""
-    back = f"ft rate {match.candidate} {match.rival} --rater {alias} --read {path}"
-    say(console, f"Wrote {written} pairs to {plain(str(path))}. They contain texts of test rows.")
-    say(console, f"Write {CHOICES} into the column verdict. Then run:")
-    say_line(console, f"  {plain(back)}")
-
-
-def show_state(console: Console, document: Mapping[str, Any]) -> None:
-    """Print what was read, how far the rater is, and the result after the last pair."""
-    if read := document.get("read"):
-        say(
-            console,
-            f"{read['recorded']} verdicts recorded, {read['unchanged']} recorded before, {read['empty']} rows without "
-            "a verdict.",
-        )
-        for line in (*read["notes"], *read["faults"]):
-            say(console, plain(line))
-    if document["result"] is None:
-        say(
-            console,
-            f"{plain(document['rater'])} has rated {document['rated']} of {document['of']} pairs. Run the same command "
-            "to go on.",
-        )
-        return
-    lines = [*document["lines"]]
-    if document["identical"]:
-        lines.append(f"{document['identical']} more test items have the same answer twice. They are ties.")
-    for line in (*lines, document["next"]):
-        say(console, plain(line))
-
-
 @command
 def rate(
     project: Project,
@@ -200,3 +119,84 @@ def _list_pairs(project: Project) -> Answer:
     chosen = decided["verdict"]["row"] if decided else None
     pairs = pairs_worth_rating(comparison, newest(read_ratings(project.store)), chosen)
     return Answer({"pairs": pairs}, lambda console, _: show_pairs(console, pairs))
+
+
+def pairs_worth_rating(
+    comparison: Comparison, ratings: Sequence[Rating], chosen: str | None = None
+) -> list[dict[str, object]]:
+    """Return candidate, rival, the lead by the metric that decides, and how many pairs were rated by somebody.
+
+    Pairs of which one is clearly better come last: there, ratings change least. chosen: the row of the verdict.
+    """
+    tuned = [row for row in comparison.tuned() if comparison.usable(row)]
+    tuned = sorted(tuned, key=lambda row: (row.name != chosen, not _is_undecided(comparison, row)))[:TUNED_ROWS]
+    found = {(row.name, rival.name): (row, rival) for row in tuned for rival in _rivals(comparison, row)}
+    listed = [_describe(comparison, row, rival, ratings) for row, rival in found.values()]
+    return sorted(listed, key=lambda pair: bool(pair["clear"]))
+
+
+def _is_undecided(comparison: Comparison, row: Row) -> bool:
+    """Whether nothing that was measured decides between a row and some rival."""
+    return any(comparison.deciding(row, rival).because == "no_evidence" for rival in _rivals(comparison, row))
+
+
+def _rivals(comparison: Comparison, row: Row) -> list[Row]:
+    rivals = [comparison.incumbent, comparison.row(CHAMPION), comparison.best_bar(row)]
+    return [rival for rival in rivals if rival is not None and rival.name != row.name]
+
+
+def _describe(comparison: Comparison, row: Row, rival: Row, ratings: Sequence[Rating]) -> dict[str, object]:
+    label, lead = comparison.metric().label, comparison.ahead(row, rival)
+    names = {row.name, rival.name}
+    return {
+        "candidate": row.name,
+        "rival": rival.name,
+        "rated": len({rating.item for rating in ratings if {rating.candidate, rating.rival} == names}),
+        "clear": comparison.better(row, rival) or comparison.better(rival, row),
+        "lead": f"{lead.row} leads by {describe_lead(lead)} ({label})" if lead else f"not comparable by {label}",
+    }
+
+
+def show_pairs(console: Console, pairs: Sequence[Mapping[str, Any]]) -> None:
+    """Print which pairs of models are worth rating."""
+    if not pairs:
+        say(console, "No pair is worth rating yet: no tuned model that can be used was compared. Run `ft run`.")
+        return
+    table = new_table("candidate", "rival", "rated", "by the metric that decides", one_line={"candidate", "rival"})
+    for pair in pairs:
+        table.add_row(plain(pair["candidate"]), plain(pair["rival"]), str(pair["rated"]), plain(pair["lead"]))
+    console.print(table)
+    first = pairs[0]
+    say_line(console, f"Rate with: ft rate {plain(first['candidate'])} {plain(first['rival'])}")
+
+
+def show_written(console: Console, match: Match, alias: str, written: int, path: Path) -> None:
+    """Print where the pairs are, and what to do with them."""
+    back = f"ft rate {match.candidate} {match.rival} --rater {alias} --read {path}"
+    say(console, f"Wrote {written} pairs to {plain(str(path))}. They contain texts of test rows.")
+    say(console, f"Write {CHOICES} into the column verdict. Then run:")
+    say_line(console, f"  {plain(back)}")
+
+
+def show_state(console: Console, document: Mapping[str, Any]) -> None:
+    """Print what was read, how far the rater is, and the result after the last pair."""
+    if read := document.get("read"):
+        say(
+            console,
+            f"{read['recorded']} verdicts recorded, {read['unchanged']} recorded before, {read['empty']} rows without "
+            "a verdict.",
+        )
+        for line in (*read["notes"], *read["faults"]):
+            say(console, plain(line))
+    if document["result"] is None:
+        say(
+            console,
+            f"{plain(document['rater'])} has rated {document['rated']} of {document['of']} pairs. Run the same command "
+            "to go on.",
+        )
+        return
+    lines = [*document["lines"]]
+    if document["identical"]:
+        lines.append(f"{document['identical']} more test items have the same answer twice. They are ties.")
+    for line in (*lines, document["next"]):
+        say(console, plain(line))

@@ -35,12 +35,6 @@ SCHEMA = pa.schema(
 the earlier one; readers do that."""
 
 
-def write_table(ratings: Sequence[Rating], out: Path) -> None:
-    """Write the table to the folder `out`."""
-    rows = [{name: getattr(rating, name) for name in SCHEMA.names} for rating in ratings]
-    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), out / FILE_NAME)
-
-
 HOW = "Nobody has rated answers yet. ft rate lists the pairs of models that are worth rating."
 
 
@@ -94,6 +88,12 @@ def _row(result: Result, columns: dict[str, str]) -> dict[str, Any]:
     shown["raters"] = ", ".join(f"{rater} {count}" for rater, count in result.raters.items())
     shown["agreement"] = result.agreement.describe() if result.agreement else "not known"
     return shown
+
+
+def write_table(ratings: Sequence[Rating], out: Path) -> None:
+    """Write the table to the folder `out`."""
+    rows = [{name: getattr(rating, name) for name in SCHEMA.names} for rating in ratings]
+    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), out / FILE_NAME)
 
 
 STEP = step_of(

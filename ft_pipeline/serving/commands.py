@@ -45,28 +45,6 @@ class Latency:
         )
 
 
-def prompts_of_test_rows(conversations: Path, count: int) -> list[list[Message]]:
-    """Return the turns before the first answers of the test split. UserError if the split is empty."""
-    items = make_items(select_test_rows(read_rows(conversations), None))
-    return [plain_turns(item.messages[:-1]) for item in items[:count]]
-
-
-def measure(url: str, model: str, prompts: Sequence[Sequence[Message]], max_new_tokens: int) -> Latency:
-    """Send the prompts one after the other, after one that warms the server up. UserError if one is refused."""
-    seconds, tokens = [], []
-    with httpx2.Client(timeout=TIMEOUT_SECONDS) as client:
-        for prompt in [prompts[0], *prompts]:
-            body = {"model": model, "messages": list(prompt), "max_tokens": max_new_tokens, "temperature": 0}
-            started = time.perf_counter()
-            reply = client.post(f"{url}/chat/completions", json=body)
-            seconds.append(time.perf_counter() - started)
-            if reply.status_code != httpx2.codes.OK:
-                raise UserError(f"The server refused a request: HTTP {reply.status_code}. {reply.text[:200]}")
-            tokens.append((reply.json().get("usage") or {}).get("completion_tokens") or 0)
-    p50, p95 = np.quantile(seconds[1:], [0.5, 0.95])
-    return Latency(len(prompts), float(p50), float(p95), float(np.mean(tokens[1:])))
-
-
 MEASURED_TOKENS = 96
 """The longest answer whose time is measured, unless the project sets a limit."""
 EngineChoice = Literal["auto", "vllm", "transformers", "llama.cpp"]
@@ -150,3 +128,25 @@ def _conversations(store: ArtifactStore) -> Artifact:
     if artifact is None:
         raise UserError("There are no conversations to take test prompts from yet. Run `ft run`.")
     return artifact
+
+
+def prompts_of_test_rows(conversations: Path, count: int) -> list[list[Message]]:
+    """Return the turns before the first answers of the test split. UserError if the split is empty."""
+    items = make_items(select_test_rows(read_rows(conversations), None))
+    return [plain_turns(item.messages[:-1]) for item in items[:count]]
+
+
+def measure(url: str, model: str, prompts: Sequence[Sequence[Message]], max_new_tokens: int) -> Latency:
+    """Send the prompts one after the other, after one that warms the server up. UserError if one is refused."""
+    seconds, tokens = [], []
+    with httpx2.Client(timeout=TIMEOUT_SECONDS) as client:
+        for prompt in [prompts[0], *prompts]:
+            body = {"model": model, "messages": list(prompt), "max_tokens": max_new_tokens, "temperature": 0}
+            started = time.perf_counter()
+            reply = client.post(f"{url}/chat/completions", json=body)
+            seconds.append(time.perf_counter() - started)
+            if reply.status_code != httpx2.codes.OK:
+                raise UserError(f"The server refused a request: HTTP {reply.status_code}. {reply.text[:200]}")
+            tokens.append((reply.json().get("usage") or {}).get("completion_tokens") or 0)
+    p50, p95 = np.quantile(seconds[1:], [0.5, 0.95])
+    return Latency(len(prompts), float(p50), float(p95), float(np.mean(tokens[1:])))

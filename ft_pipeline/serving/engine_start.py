@@ -45,45 +45,6 @@ class PromptProbe:
     token_ids: list[int]
 
 
-def write_llama_cpp_settings(served: ServedFolder, name: str, gguf: Path) -> None:
-    """Write the settings of the server to the served folder. name: the model's, as clients give it."""
-    window = _window(served.path)
-    slots = max(1, min(MAX_SLOTS, CACHED_TOKENS // window)) if window else 1
-    settings = {
-        "gguf": str(gguf.resolve()),
-        "template": str(served.path / TEMPLATE_NAME),
-        "alias": name,
-        "context": window * slots,
-        "slots": slots,
-    }
-    (served.path / SETTINGS_NAME).write_text(json.dumps(settings, ensure_ascii=False), encoding="utf-8")
-
-
-def prompt_probes(served: ServedFolder) -> list[PromptProbe]:
-    """Return conversations with the tokens that transformers makes of them."""
-    return list(_probes(served))
-
-
-def _probes(served: ServedFolder) -> Iterator[PromptProbe]:
-    system = {"role": "system", "content": "Be brief."}
-    conversations: list[list[dict[str, str]]] = [[_QUESTION], [system, _QUESTION], [_QUESTION, _ANSWER, _QUESTION]]
-    for messages in conversations:
-        for tools in (None, [_TOOL]) if served.form.writes_tools else (None,):
-            try:
-                ids = served.tokenizer.apply_chat_template(
-                    messages, tools=tools, add_generation_prompt=True, return_dict=False
-                )
-            except TemplateError:
-                continue  # the template takes no system prompt
-            yield PromptProbe(messages, tools, list(ids))
-
-
-def _window(folder: Path) -> int:
-    """Return the number of tokens that the model can read; 0 if its config does not say it."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    return config.get("text_config", config).get("max_position_embeddings") or 0
-
-
 POLL_SECONDS = 0.2
 LLAMA_CPP_SERVER = "ft_pipeline.serving.llama_cpp_server"
 WORD_MODEL_SERVER = "ft_pipeline.serving.word_model_server"
@@ -223,3 +184,42 @@ def _reply(address: Address, path: str, document: Any) -> dict[str, Any]:
     if status != http.HTTPStatus.OK:
         raise EngineFailed(f"does not take a prompt (HTTP {status})")
     return json.loads(body)
+
+
+def write_llama_cpp_settings(served: ServedFolder, name: str, gguf: Path) -> None:
+    """Write the settings of the server to the served folder. name: the model's, as clients give it."""
+    window = _window(served.path)
+    slots = max(1, min(MAX_SLOTS, CACHED_TOKENS // window)) if window else 1
+    settings = {
+        "gguf": str(gguf.resolve()),
+        "template": str(served.path / TEMPLATE_NAME),
+        "alias": name,
+        "context": window * slots,
+        "slots": slots,
+    }
+    (served.path / SETTINGS_NAME).write_text(json.dumps(settings, ensure_ascii=False), encoding="utf-8")
+
+
+def prompt_probes(served: ServedFolder) -> list[PromptProbe]:
+    """Return conversations with the tokens that transformers makes of them."""
+    return list(_probes(served))
+
+
+def _probes(served: ServedFolder) -> Iterator[PromptProbe]:
+    system = {"role": "system", "content": "Be brief."}
+    conversations: list[list[dict[str, str]]] = [[_QUESTION], [system, _QUESTION], [_QUESTION, _ANSWER, _QUESTION]]
+    for messages in conversations:
+        for tools in (None, [_TOOL]) if served.form.writes_tools else (None,):
+            try:
+                ids = served.tokenizer.apply_chat_template(
+                    messages, tools=tools, add_generation_prompt=True, return_dict=False
+                )
+            except TemplateError:
+                continue  # the template takes no system prompt
+            yield PromptProbe(messages, tools, list(ids))
+
+
+def _window(folder: Path) -> int:
+    """Return the number of tokens that the model can read; 0 if its config does not say it."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return config.get("text_config", config).get("max_position_embeddings") or 0

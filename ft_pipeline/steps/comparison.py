@@ -28,8 +28,7 @@ from ft_pipeline.features import feeding
 from ft_pipeline.page import Hidden, Image, Page, Picture, Table
 from ft_pipeline.release.looks import decided_by, ids_of_test_rows, write_looks_at_comparison
 from ft_pipeline.step import BuildContext, SpecContext, references, step_of, versions_of
-from ft_pipeline.steps.shared.compared_scores import compared_scores
-from ft_pipeline.steps.shared.opinion_inputs import people_said
+from ft_pipeline.steps.shared.compared_scores import compared_scores, people_said
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.spec import Spec
 

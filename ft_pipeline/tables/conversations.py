@@ -42,22 +42,6 @@ MIN_LARGE = 20
 """Number of rows up to which a group is kept together, whatever its share: in small data, each group is large."""
 
 
-def release_large_groups(rows: ConversationRows) -> list[tuple[str, int]]:
-    """Split the rows of groups that are too large to be kept together by their prompts.
-
-    Returns (origin of a row, number of rows) of these groups.
-    """
-    named = np.flatnonzero(rows.keys.has_own_group)
-    _, first, group, counts = np.unique(
-        rows.keys.group[named, 1], return_index=True, return_inverse=True, return_counts=True
-    )
-    is_large = counts > max(MAX_SHARE * len(rows), MIN_LARGE)
-    released = named[is_large[group]]
-    rows.keys.group[released] = groups_of_prompts(rows.keys.prompt[released])
-    rows.keys.has_own_group[released] = False
-    return [(rows.origin(int(named[first[at]])), int(counts[at])) for at in np.flatnonzero(is_large)]
-
-
 SCHEMA = CONVERSATIONS.arrow_schema
 """Columns of rows.parquet."""
 SET_ASIDE = CONVERSATIONS_SET_ASIDE.with_columns(CONVERSATIONS_SET_ASIDE.name, ORIGIN["id"])
@@ -296,3 +280,19 @@ def count_words(folder: Path) -> list[int]:
             sums = np.concatenate([[0], np.cumsum(words)])
             counts += np.diff(sums[messages.offsets.to_numpy() - messages.offsets[0].as_py()]).tolist()
     return counts
+
+
+def release_large_groups(rows: ConversationRows) -> list[tuple[str, int]]:
+    """Split the rows of groups that are too large to be kept together by their prompts.
+
+    Returns (origin of a row, number of rows) of these groups.
+    """
+    named = np.flatnonzero(rows.keys.has_own_group)
+    _, first, group, counts = np.unique(
+        rows.keys.group[named, 1], return_index=True, return_inverse=True, return_counts=True
+    )
+    is_large = counts > max(MAX_SHARE * len(rows), MIN_LARGE)
+    released = named[is_large[group]]
+    rows.keys.group[released] = groups_of_prompts(rows.keys.prompt[released])
+    rows.keys.has_own_group[released] = False
+    return [(rows.origin(int(named[first[at]])), int(counts[at])) for at in np.flatnonzero(is_large)]

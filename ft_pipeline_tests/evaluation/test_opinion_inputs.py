@@ -16,7 +16,7 @@ from ft_pipeline.judge.opinions import opinions as judge_said
 from ft_pipeline.project import Project
 from ft_pipeline.release.champion import decision_key
 from ft_pipeline.step import SpecContext
-from ft_pipeline.steps.shared.opinion_inputs import people_said
+from ft_pipeline.steps.shared.compared_scores import people_said
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.asset_pointers import AssetPointers
 from ft_pipeline.store.spec import Spec

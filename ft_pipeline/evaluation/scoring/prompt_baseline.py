@@ -27,6 +27,52 @@ _TEXTS = ("prompt", "reference", "answer", "question_key", "finish_reason")
 """Columns of samples.parquet that are the same, or that nothing reads."""
 
 
+def run(job: Job) -> dict[str, Any]:
+    """Score the base model (16 bit) without a prompt, with the general suite, and under each prompt variant; the best
+    of them twice.
+
+    config: evaluation (EvaluationSettings), prompting (PromptingSettings), general_questions, general_texts (rows).
+    inputs: conversations, base_model, and what the prompts are taken from (prompt_sources.py). Raises UserError if the
+    test split is empty or a prompt does not fit the model.
+    """
+    tested_models = _models_to_test(job)
+    scorer = Scorer(job, tested_models)
+    missing = [tested_model for tested_model in tested_models if not scorer.skip_if_scored(tested_model)]
+    if missing or not is_scored_again(scorer):
+        model = load_model(job.inputs["base_model"], job.device)
+        speed_up_products(model, trains=False)
+        scorer.progress.expect(count_requests(scorer))
+        for tested_model in missing:
+            scorer.score(model, tested_model)
+        score_again(scorer, model, best_use(scorer, tested_models))
+    write_second(scorer)
+    notes = notes_on_system_turns(scorer.test_rows, tested_models)
+    for note in notes:
+        job.report.log(note)
+    return scorer.write(tested_models) | ({"notes": notes} if notes else {})
+
+
+def notes_on_system_turns(rows: Sequence[Mapping[str, Any]], tested_models: Sequence[ModelUnderTest]) -> list[str]:
+    """Return a note per variant whose system prompt is not used where a conversation has a system turn of its own."""
+    own = sum(row["messages"][0]["role"] == "system" for row in rows)
+    return [
+        f"{model.name}: its system prompt is not used in {own} of {len(rows)} test conversations, which have a system "
+        "turn. Set replace_system to use it."
+        for model in tested_models
+        if own and model.prompt.system_prompt and not model.prompt.replace_system
+    ]
+
+
+def _models_to_test(job: Job) -> list[ModelUnderTest]:
+    variants = possible_variants(job, job.config["prompting"]["variants"], example_rows(job.inputs))
+    plain = ModelUnderTest("plain", "base", Prompt(), {"technique": None}, runs_general_suite=True)
+    prompted = [
+        ModelUnderTest(name, "prompt", prompt, {"technique": None, **variants[name]})
+        for name, prompt in read_prompts(job, variants).items()
+    ]
+    return [plain, *prompted]
+
+
 def best_use(scorer: Scorer, tested_models: Sequence[ModelUnderTest]) -> ModelUnderTest:
     """Return the scored model that is best by the metric that decides, unless the project names another metric."""
     samples = {model.name: scorer.result(model.name)["samples"] for model in tested_models}
@@ -73,49 +119,3 @@ def write_second(scorer: Scorer) -> None:
 
 def _kept(scorer: Scorer) -> Path:
     return scorer.job.work / "second.json"
-
-
-def run(job: Job) -> dict[str, Any]:
-    """Score the base model (16 bit) without a prompt, with the general suite, and under each prompt variant; the best
-    of them twice.
-
-    config: evaluation (EvaluationSettings), prompting (PromptingSettings), general_questions, general_texts (rows).
-    inputs: conversations, base_model, and what the prompts are taken from (prompt_sources.py). Raises UserError if the
-    test split is empty or a prompt does not fit the model.
-    """
-    tested_models = _models_to_test(job)
-    scorer = Scorer(job, tested_models)
-    missing = [tested_model for tested_model in tested_models if not scorer.skip_if_scored(tested_model)]
-    if missing or not is_scored_again(scorer):
-        model = load_model(job.inputs["base_model"], job.device)
-        speed_up_products(model, trains=False)
-        scorer.progress.expect(count_requests(scorer))
-        for tested_model in missing:
-            scorer.score(model, tested_model)
-        score_again(scorer, model, best_use(scorer, tested_models))
-    write_second(scorer)
-    notes = notes_on_system_turns(scorer.test_rows, tested_models)
-    for note in notes:
-        job.report.log(note)
-    return scorer.write(tested_models) | ({"notes": notes} if notes else {})
-
-
-def notes_on_system_turns(rows: Sequence[Mapping[str, Any]], tested_models: Sequence[ModelUnderTest]) -> list[str]:
-    """Return a note per variant whose system prompt is not used where a conversation has a system turn of its own."""
-    own = sum(row["messages"][0]["role"] == "system" for row in rows)
-    return [
-        f"{model.name}: its system prompt is not used in {own} of {len(rows)} test conversations, which have a system "
-        "turn. Set replace_system to use it."
-        for model in tested_models
-        if own and model.prompt.system_prompt and not model.prompt.replace_system
-    ]
-
-
-def _models_to_test(job: Job) -> list[ModelUnderTest]:
-    variants = possible_variants(job, job.config["prompting"]["variants"], example_rows(job.inputs))
-    plain = ModelUnderTest("plain", "base", Prompt(), {"technique": None}, runs_general_suite=True)
-    prompted = [
-        ModelUnderTest(name, "prompt", prompt, {"technique": None, **variants[name]})
-        for name, prompt in read_prompts(job, variants).items()
-    ]
-    return [plain, *prompted]

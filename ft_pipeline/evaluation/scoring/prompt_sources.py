@@ -30,8 +30,8 @@ def read_prompts(job: Job, variants: Mapping[str, Mapping[str, Any]]) -> dict[st
 
 
 def possible_variants(
-    job: Job, variants: Mapping[str, Mapping[str, Any]], rows: Sequence[dict[str, Any]]
-) -> dict[str, Mapping[str, Any]]:
+    job: Job, variants: Mapping[str, dict[str, Any]], rows: Sequence[dict[str, Any]]
+) -> dict[str, dict[str, Any]]:
     """Return variants by name, without the one that nobody asked for if the train split has too few examples for it."""
     found = len(single_turn_rows(rows, 0, seed=0))
     if RETRIEVED not in variants or variants[RETRIEVED]["few_shot"] <= found:

@@ -10,27 +10,6 @@ from ft_pipeline.models.cpu.dequantize import dequantize_once
 from ft_pipeline.models.cpu.packed_linear import FrozenLinear, pack_frozen
 
 
-def fuse_lora(model: Any) -> int:
-    """Let each plain LoRA layer of a PEFT `model` on a FrozenLinear compute as one function. Return how many do.
-
-    Layers with dropout, DoRA, a bias of LoRA's own, or more than one adapter are left to PEFT.
-    """
-    layers = [module for module in model.modules() if isinstance(module, LoraLayer) and _is_fusible(module)]
-    for module in layers:
-        module.__class__ = type(f"Fused{type(module).__name__}", (_FusedLora, type(module)), {})
-    return len(layers)
-
-
-def _is_fusible(layer: Any) -> bool:
-    """Whether the layer is plain LoRA on a FrozenLinear."""
-    if not isinstance(layer.base_layer, FrozenLinear) or layer.lora_variant or len(layer.lora_A) != 1:
-        return False
-    (name,) = layer.lora_A
-    lora_a, lora_b, dropout = layer.lora_A[name], layer.lora_B[name], layer.lora_dropout[name]
-    plain = isinstance(lora_a, nn.Linear) and isinstance(lora_b, nn.Linear) and lora_b.bias is None
-    return plain and isinstance(dropout, nn.Identity)
-
-
 class _FusedLora(nn.Module):
     """The forward pass of a fused layer: a base class that precedes PEFT's class of the layer."""
 
@@ -86,3 +65,24 @@ def speed_up_products(model: Any, *, trains: bool) -> None:
     dequantize_once(model)
     pack_frozen(model, trains=trains)
     fuse_lora(model)
+
+
+def fuse_lora(model: Any) -> int:
+    """Let each plain LoRA layer of a PEFT `model` on a FrozenLinear compute as one function. Return how many do.
+
+    Layers with dropout, DoRA, a bias of LoRA's own, or more than one adapter are left to PEFT.
+    """
+    layers = [module for module in model.modules() if isinstance(module, LoraLayer) and _is_fusible(module)]
+    for module in layers:
+        module.__class__ = type(f"Fused{type(module).__name__}", (_FusedLora, type(module)), {})
+    return len(layers)
+
+
+def _is_fusible(layer: Any) -> bool:
+    """Whether the layer is plain LoRA on a FrozenLinear."""
+    if not isinstance(layer.base_layer, FrozenLinear) or layer.lora_variant or len(layer.lora_A) != 1:
+        return False
+    (name,) = layer.lora_A
+    lora_a, lora_b, dropout = layer.lora_A[name], layer.lora_B[name], layer.lora_dropout[name]
+    plain = isinstance(lora_a, nn.Linear) and isinstance(lora_b, nn.Linear) and lora_b.bias is None
+    return plain and isinstance(dropout, nn.Identity)

@@ -18,30 +18,6 @@ from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.text_redaction import PACKED_SOURCES
 from ft_pipeline.tables.excluded_rows import MARKER_START
 
-
-def leaf_hash(content: bytes) -> bytes:
-    """Return the hash of an entry: SHA-256(0x00 || content)."""
-    return hashlib.sha256(b"\x00" + content).digest()
-
-
-def tree_root(leaves: Sequence[bytes]) -> bytes:
-    """Return the root over the hashes of entries, in their order. A node is SHA-256(0x01 || left || right).
-
-    Without entries it is the SHA-256 of nothing. Pairs are joined level by level. A last node without a partner moves
-    up unchanged, which gives the tree of the RFC: its left part always has a power of two of leaves.
-    """
-    if not leaves:
-        return hashlib.sha256(b"").digest()
-    level = list(leaves)
-    while len(level) > 1:
-        joined = [
-            hashlib.sha256(b"\x01" + level[position] + level[position + 1]).digest()
-            for position in range(0, len(level) - 1, 2)
-        ]
-        level = joined + level[len(joined) * 2 :]
-    return level[0]
-
-
 TRAINED_SPLITS = ("train", "validation")
 """Splits of the training data. The validation rows selected the checkpoint, so the model learned from them, too."""
 _SALT_LABEL = b"ft-pipeline training rows, version 1\n"
@@ -135,3 +111,26 @@ def _ids_of_texts(store: ArtifactStore, training_data: Artifact) -> set[str]:
         store.require(*training_data.inputs["text"]).path / "rows.parquet", columns=["id", "file", "row"]
     )
     return {text["id"] for text in texts.to_pylist() if (text["file"], text["row"]) not in left_out}
+
+
+def leaf_hash(content: bytes) -> bytes:
+    """Return the hash of an entry: SHA-256(0x00 || content)."""
+    return hashlib.sha256(b"\x00" + content).digest()
+
+
+def tree_root(leaves: Sequence[bytes]) -> bytes:
+    """Return the root over the hashes of entries, in their order. A node is SHA-256(0x01 || left || right).
+
+    Without entries it is the SHA-256 of nothing. Pairs are joined level by level. A last node without a partner moves
+    up unchanged, which gives the tree of the RFC: its left part always has a power of two of leaves.
+    """
+    if not leaves:
+        return hashlib.sha256(b"").digest()
+    level = list(leaves)
+    while len(level) > 1:
+        joined = [
+            hashlib.sha256(b"\x01" + level[position] + level[position + 1]).digest()
+            for position in range(0, len(level) - 1, 2)
+        ]
+        level = joined + level[len(joined) * 2 :]
+    return level[0]

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from ft_pipeline import features
 from ft_pipeline.decide.released import ChampionRecord
+from ft_pipeline.decide.sources.pair_opinions import RATED
 from ft_pipeline.evaluation.comparison.contaminated_models import Facts, find_contaminated, learned_test_rows
 from ft_pipeline.evaluation.comparison.training_facts import same_recipe
 from ft_pipeline.evaluation.model_kinds import WORD_MODEL
@@ -16,7 +17,6 @@ from ft_pipeline.settings.checks import ClassificationMetric
 from ft_pipeline.settings.project import ProjectSettings
 from ft_pipeline.settings.sweep import sweep_owner
 from ft_pipeline.step import STEPS, SpecContext, references
-from ft_pipeline.steps.shared.opinion_inputs import people_said
 from ft_pipeline.steps.shared.rival_specs import calibrated_artifacts, rival_artifacts, rival_spec
 from ft_pipeline.steps.shared.scoring_specs import (
     base_names,
@@ -124,6 +124,17 @@ def _learns_beyond_answers(context: SpecContext, scores: Artifact) -> LearnsFrom
 def _key_of_decision(context: SpecContext, inputs: Mapping[str, ArtifactReference], config: Mapping[str, Any]) -> str:
     """The decision key of the comparison of these scores: with further ratings, it is another decision."""
     return decision_key({**inputs, **references(people_said(context))}, config)
+
+
+def people_said(context: SpecContext) -> dict[str, Artifact]:
+    """The verdicts of people, by the name of the input. Nothing if there are none: then all is as without `ft rate`.
+
+    Raises UserError if a row was erased from them.
+    """
+    if context.pointer(RATED) is None:
+        return {}
+    made = context.artifact(RATED)
+    return {RATED: made} if made.summary["verdicts"] else {}
 
 
 def _deciding_metric(settings: ProjectSettings) -> dict[str, Any]:

@@ -55,17 +55,6 @@ class NoiseLine:
         return self.second_loss - self.first_loss
 
 
-def noise_table(measured: Mapping[str, Measurement], device: str = "cpu") -> list[dict[str, float | str]]:
-    """Return a line, as JSON with its `difference`, for each of PAIRS whose two models are in `measured`. It is
-    computed on `device`."""
-    pairs = [(first, second) for first, second in PAIRS if first in measured and second in measured]
-    lines = [
-        NoiseLine(first, second, kl, measured[first].loss, measured[second].loss)
-        for (first, second), kl in kl_divergences(measured, pairs, device).items()
-    ]
-    return [{**asdict(line), "difference": line.difference} for line in lines]
-
-
 _NOT_MODEL_FILES = ("manifest.json", "metrics.jsonl", HELD_OUT)
 """Files of a trained model that are not part of the model."""
 
@@ -265,3 +254,14 @@ def summarize(
         "candidates": {name: asdict(candidate) for name, candidate in candidates.items()},
         "checks": {"merge_equivalence": {"passed": best.passed, "blocking": True, "message": message}},
     }
+
+
+def noise_table(measured: Mapping[str, Measurement], device: str = "cpu") -> list[dict[str, float | str]]:
+    """Return a line, as JSON with its `difference`, for each of PAIRS whose two models are in `measured`. It is
+    computed on `device`."""
+    pairs = [(first, second) for first, second in PAIRS if first in measured and second in measured]
+    lines = [
+        NoiseLine(first, second, kl, measured[first].loss, measured[second].loss)
+        for (first, second), kl in kl_divergences(measured, pairs, device).items()
+    ]
+    return [{**asdict(line), "difference": line.difference} for line in lines]

@@ -90,11 +90,6 @@ PAIR_LOSSES: Mapping[PairLoss, Callable[[PairScores, DpoSettings], Tensor]] = {
 }
 
 
-def pair_losses(scores: PairScores, settings: DpoSettings) -> Tensor:
-    """Return the loss of each pair [pairs]."""
-    return PAIR_LOSSES[settings.loss_type](scores, settings)
-
-
 SIDES = ("preferred", "rejected")
 REFERENCES = tuple(f"{side}_reference" for side in SIDES)
 """Keys of a pair: the log probability of each answer under the reference model, in nats."""
@@ -224,3 +219,8 @@ def _log_probabilities(model: Any, batch: dict[str, Tensor]) -> Tensor:
 
 def _length(pair: dict[str, Any]) -> int:
     return len(pair["input_ids"]) + len(pair["rejected_ids"])
+
+
+def pair_losses(scores: PairScores, settings: DpoSettings) -> Tensor:
+    """Return the loss of each pair [pairs]."""
+    return PAIR_LOSSES[settings.loss_type](scores, settings)
