@@ -174,7 +174,7 @@ class _FileTotals:
         self.hints: dict[str, list[int]] = {}
         self.masked: Counter[str] = Counter()
         self.first_messages: dict[str, str] = {}
-        """no_content and wrong_format, which all rows of a file may have → message of the first row."""
+        """Each reason code that all rows of a file may have → message of the first row."""
         self.columns: list[str] = []
         """The columns of the first rows."""
         self.unknown: set[str] = set()
@@ -192,7 +192,7 @@ class _FileTotals:
         self.rows.append(batch_result.rows)
         self.masked += batch_result.masked
         self.columns = self.columns or batch_result.columns
-        for code in {"no_content", "wrong_format"} & batch_result.reasons.keys() - self.first_messages.keys():
+        for code in {"no_content", "wrong_format", "wrong_type"} & batch_result.reasons.keys() - self.first_messages.keys():
             messages = (row["message"] for row in batch_result.aside.to_pylist() if row["code"] == code)
             self.first_messages[code] = next(messages)
         self.keys.append(batch_result.keys)
@@ -256,8 +256,9 @@ def _refuse_whole(totals: _FileTotals, data_format: str) -> None:
                 f"no line is a JSON object{totals.first_fault}; CSV must be named .csv, Parquet .parquet, all else "
                 "needs one JSON object on each line, or a list of them",
             )
-        if codes == {"wrong_format"}:
-            raise Refused("unknown_format", totals.first_messages["wrong_format"])
+        for code in ("wrong_format", "wrong_type") if FORMATS[data_format].expand else ():  # of documents
+            if code in codes:
+                raise Refused("unknown_format", totals.first_messages[code])
         raise Refused("unknown_format" if totals.is_array else "not_json", "no row is a JSON object")
     if not totals.known:
         raise Refused("unknown_format", no_row_fits(FORMATS[data_format], totals.columns))

@@ -614,6 +614,26 @@ def test_tools_that_are_known_and_not_read_are_named(tmp_path, name, document):
     assert report["error"]["code"] == "unknown_format" and f"an export of {name}" in report["error"]["message"]
 
 
+@pytest.mark.parametrize("suffix", [".jsonl", ".json"])
+@pytest.mark.parametrize(
+    ("documents", "message"),
+    [
+        ([{"feedback": {"rating": "up"}}, {"feedback": 1}], "the feedback has no `id` of a call"),
+        ([1, {"a": 1}], "the document is of no known tracer"),
+        ([{"feedback": {"rating": "up"}}, {"a": 1}], "the document is of no known tracer"),
+    ],
+)
+def test_objects_of_which_none_can_be_read_are_refused_alike_in_lines_and_in_an_array(
+    tmp_path, documents, message, suffix
+):
+    path = write_jsonl(tmp_path / "a.jsonl", documents)
+    if suffix == ".json":
+        path = tmp_path / "a.json"
+        path.write_text(json.dumps(documents))
+    error = validate(path, "traces")["error"]
+    assert error["code"] == "unknown_format" and error["message"].startswith(message)
+
+
 @pytest.mark.skipif(not OUTSIDE.exists(), reason="../shared/data/outside is not here")
 @pytest.mark.parametrize(
     ("file", "read", "reasons"),
