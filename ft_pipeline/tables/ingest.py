@@ -192,7 +192,8 @@ class _FileTotals:
         self.rows.append(batch_result.rows)
         self.masked += batch_result.masked
         self.columns = self.columns or batch_result.columns
-        for code in {"no_content", "wrong_format", "wrong_type"} & batch_result.reasons.keys() - self.first_messages.keys():
+        whole = {"no_content", "wrong_format", "wrong_type"}  # codes that all rows of a file may have
+        for code in whole & batch_result.reasons.keys() - self.first_messages.keys():
             messages = (row["message"] for row in batch_result.aside.to_pylist() if row["code"] == code)
             self.first_messages[code] = next(messages)
         self.keys.append(batch_result.keys)
