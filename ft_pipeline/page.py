@@ -1,4 +1,8 @@
-"""What people see of an artifact: a page, in reading order. execution/metadata.py writes it for Dagster's UI."""
+"""What people see: the blocks of a page in reading order, and of a document in sections.
+
+A page of an artifact is shown in Dagster's UI (execution/metadata.py); a section in Markdown (page_markdown.py), in
+HTML (release/report/macros.html.jinja), and in the terminal (cli/display_sections.py).
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -63,6 +67,57 @@ class Lineage:
     """Column of a table → the (table, column)s that it is made from."""
 
     sources: Mapping[str, Sequence[tuple[str, str]]]
+
+
+@dataclass(frozen=True)
+class Heading:
+    """The title of a column of a grid. The first column names its rows."""
+
+    title: str
+    short: str | None = ""
+    """The title in a terminal; empty: the same; None: no room there for the column."""
+    is_number: bool = True
+    is_main: bool = False
+    """Whether a terminal has room for its intervals."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A value as text, with the ends of its 95 % interval if they are known."""
+
+    text: str
+    ends: tuple[str, str] | None = None
+    is_best: bool = False
+    short: str = ""
+    """The text in a terminal; empty: the same."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Columns of values, one below the other."""
+
+    headings: Sequence[Heading]
+    rows: Sequence[Sequence[Cell | str]]
+
+    @property
+    def cells(self) -> list[list[Cell]]:
+        """The rows, with each value as a cell."""
+        return [[Cell(cell) if isinstance(cell, str) else cell for cell in row] for row in self.rows]
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of a document: what it is about, its grid, its sentences. What is empty is not shown."""
+
+    title: str = ""
+    """A sentence above the grid."""
+    grid: Grid | None = None
+    sentences: Sequence[str] = ()
+    in_short: Sequence[str] | None = None
+    """What a terminal shows in place of all this; None: the title, the grid and the sentences."""
+
+    def __bool__(self) -> bool:
+        return bool(self.sentences or self.in_short or (self.grid and self.grid.rows))
 
 
 Page = Mapping[str, Any]

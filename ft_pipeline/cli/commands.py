@@ -24,9 +24,10 @@ from ft_pipeline.cli.common import (
     stdout,
     warn_of_changed_evidence,
 )
-from ft_pipeline.cli.display_comparison import show_comparison, show_requirements, show_validation_scores
+from ft_pipeline.cli.display_comparison import show_comparison, show_validation_scores
 from ft_pipeline.cli.display_outcome import show_outcome
 from ft_pipeline.cli.display_progress import live_progress
+from ft_pipeline.cli.display_sections import show_section
 from ft_pipeline.cli.display_tables import print_rows
 from ft_pipeline.cli.display_text import plain, say, say_line
 from ft_pipeline.decide.documents import comparison_of, decision_about
@@ -218,7 +219,7 @@ def compare(
             show_validation_scores(console, comparison)
         else:
             show_comparison(console, comparison)
-            show_requirements(console, requirements)
+            show_section(console, requirements.section())
 
     return Answer(comparison.to_json() | requirements.model_dump(include={"matrix"}, exclude_defaults=True), show)
 

@@ -18,8 +18,8 @@ from ft_pipeline.decide.findings.contaminated import contaminated_models
 from ft_pipeline.decide.findings.costs import break_even, with_costs
 from ft_pipeline.decide.findings.item_changes import item_changes
 from ft_pipeline.decide.findings.kept_prompts import kept_prompts
-from ft_pipeline.decide.markdown import markdown_table
 from ft_pipeline.decide.screened_out import as_shown
+from ft_pipeline.decide.sections import comparison_markdown
 from ft_pipeline.decide.sources import SOURCES, leads, screens
 from ft_pipeline.decide.sources.pair_opinions import decided_in_its_place, opinions_of
 from ft_pipeline.decide.sources.slices import list_slices
@@ -63,7 +63,7 @@ def build_comparison(
     bench = _bench(inputs, config, experiments, conversations)
     comparison, document = bench.comparison, bench.comparison.to_json()
     (out / "comparison.json").write_text(json.dumps(document, indent=2, ensure_ascii=False), encoding="utf-8")
-    (out / "comparison.md").write_text(markdown_table(as_shown(comparison)), encoding="utf-8")
+    (out / "comparison.md").write_text(comparison_markdown(as_shown(comparison)), encoding="utf-8")
     samples = [
         {**sample, "name": model.name}
         for model in drop_sweep_members(bench.models)

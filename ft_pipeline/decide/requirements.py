@@ -3,10 +3,12 @@
 matrix.py makes it once, with the decision. Every page and command reads it here, and none decides again.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict
+
+from ft_pipeline import page
 
 Outcome = Literal["holds", "cannot be told", "fails"]
 OUTCOMES: Sequence[Outcome] = get_args(Outcome)
@@ -64,15 +66,21 @@ class Requirements(BaseModel):
         """Return what a row meets of the requirements of a model; empty if it was not examined."""
         return [cell for cell in self.matrix.get(row or "", ()) if cell.requirement != IS_NEW]
 
-    def lines(self) -> Iterator[tuple[str, list[Outcome | None]]]:
-        """Yield each requirement with what each row meets of it: the worst, if it has several parts; None if it is not
-        asked of that row."""
-        for name in dict.fromkeys(cell.requirement for cells in self.matrix.values() for cell in cells):
-            yield name, [self._worst(row, name) for row in self.matrix]
+    def section(self) -> page.Section:
+        """Return each requirement with what each row meets of it: the worst, if it has several parts; nothing if it is
+        not asked of that row."""
+        names = dict.fromkeys(cell.requirement for cells in self.matrix.values() for cell in cells)
+        rows = [[page.Cell(name), *(_told(self._worst(row, name)) for row in self.matrix)] for name in names]
+        headings = [page.Heading("requirement", is_number=False), *map(page.Heading, self.matrix)]
+        return page.Section("What a release requires: ✓ holds, ? cannot be told, ✗ fails.", page.Grid(headings, rows))
 
     def _worst(self, row: str, requirement: str) -> Outcome | None:
         outcomes = [cell.outcome for cell in self.matrix[row] if cell.requirement == requirement]
         return max(outcomes, key=OUTCOMES.index, default=None)
+
+
+def _told(outcome: Outcome | None) -> page.Cell:
+    return page.Cell(outcome, short=MARKS[outcome]) if outcome else page.Cell("")
 
 
 def lacking(cells: Sequence[Cell]) -> list[str]:

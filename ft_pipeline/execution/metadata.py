@@ -23,7 +23,7 @@ from ft_pipeline.execution.page_layout import (
     room_for_values,
     with_breaks,
 )
-from ft_pipeline.page import Columns, Hidden, Image, Lineage, Page, Picture, Points, Table, Words
+from ft_pipeline.page import Columns, Grid, Hidden, Image, Lineage, Page, Picture, Points, Table, Words
 from ft_pipeline.small_plots import SHOWN_CHARACTERS
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.tables.finished_tables import FinishedTable
@@ -52,6 +52,9 @@ def _block(block: Any) -> Any:
             return small_picture(block.markdown)
         case Table():
             return table(block.rows, block.about)
+        case Grid():
+            titles = [heading.title for heading in block.headings]
+            return table([dict(zip(titles, (cell.text for cell in row), strict=True)) for row in block.cells])
         case Hidden():
             return behind_a_click(block.text)
         case Image():

@@ -66,30 +66,21 @@ def build(build: BuildContext) -> dict[str, Any]:
 
 def page(artifact: Artifact) -> Page:
     """The verdict, its tests, and what each candidate meets."""
-    said, exposure, requirements = artifact.summary["verdict"], artifact.summary["exposure"], _requirements(artifact)
-    document = artifact.document("decision.json")["decision"]
+    said, exposure = artifact.summary["verdict"], artifact.summary["exposure"]
+    document = artifact.document("decision.json")
     tests = [
         {"candidate": test["name"], "rivals": ", ".join(test["rivals"]), "p": test["p"], "level": test["level"]}
-        for test in document["tests"]
+        for test in document["decision"]["tests"]
     ]
+    requirements = Requirements.of(document).section()
     earlier = f"{exposure['before']:.0f} before this comparison"
     return {
         "verdict": Words(f"**{said['sentence']}**\n\n{said['basis']}"),
         "reasons": Points(artifact.summary["reasons"]),
         "looks_at_the_test_rows": earlier,
         **({"tests": Table(tests)} if tests else {}),
-        **({"requirements": Table(requirements)} if requirements else {}),
+        "requirements": requirements.grid if requirements else None,  # decisions of older versions do not say them
     }
-
-
-def _requirements(artifact: Artifact) -> list[dict[str, str]]:
-    """A line per requirement of a release, with what each candidate meets of it. Decisions of older versions do not
-    say it."""
-    found = Requirements.of(artifact.document("decision.json"))
-    return [
-        {"requirement": name, **{row: outcome or "" for row, outcome in zip(found.matrix, outcomes, strict=True)}}
-        for name, outcomes in found.lines()
-    ]
 
 
 STEP = step_of(

@@ -15,6 +15,7 @@ from ft_pipeline.decide.build import build_comparison
 from ft_pipeline.decide.comparison import Comparison
 from ft_pipeline.decide.notes import footnotes
 from ft_pipeline.decide.plots import confusion_picture
+from ft_pipeline.decide.sections import field_sections
 from ft_pipeline.decide.units import in_words
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.comparison.check_records import NO_LABEL_TITLE
@@ -113,8 +114,8 @@ def test_json_answers_decide_by_their_fields(make_job: JobMaker, tmp_path: Path)
     assert footnotes(comparison) == ["good, order: wrong most often is `total` (17% of 60 answers: 10 another value)."]
     markdown = (tmp_path / "compared" / "comparison.md").read_text(encoding="utf-8")
     assert "|  | total | id | place.city | other fields |" in markdown
-    [table] = check_values(comparison, "poor")["field_tables"]
-    assert [row["name"] for row in table["rows"]] == ["good", "poor"]
+    [section] = field_sections(comparison.field_results)
+    assert section.grid is not None and [row[0].text for row in section.grid.cells] == ["good", "poor"]
 
 
 @pytest.mark.usefixtures("rendered")

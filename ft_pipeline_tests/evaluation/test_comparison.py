@@ -11,9 +11,9 @@ import pytest
 from ft_pipeline.decide.build import build as compare
 from ft_pipeline.decide.build import build_comparison
 from ft_pipeline.decide.comparison import Comparison
-from ft_pipeline.decide.markdown import markdown_table
 from ft_pipeline.decide.notes import shown_metrics
 from ft_pipeline.decide.plots import score_picture
+from ft_pipeline.decide.sections import comparison_markdown
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.metrics.definitions import METRICS
 from ft_pipeline_tests.decide.rules import leads
@@ -84,7 +84,7 @@ def test_rows_are_ranked_by_the_direction_of_the_metric(tmp_path: Path) -> None:
     shown = list(shown_metrics(comparison))
     assert list(shown_metrics(by_chrf)) == ["chrf", *(name for name in shown if name != "chrf")]
     assert shown[0] == "loss"
-    assert "| base | 60.0" in markdown_table(by_chrf).replace("  ", " ")
+    assert "| base | 60.0" in comparison_markdown(by_chrf).replace("  ", " ")
 
 
 def test_a_shared_base_model_gives_its_rows_once(tmp_path: Path, baseline: Path) -> None:
@@ -122,7 +122,9 @@ def test_rows_of_another_evaluation_are_left_out_and_listed(tmp_path: Path, base
         ("old/adapter", ["test_rows"]),
         ("old/merged", ["test_rows"]),
     ]
-    assert "Left out: old/merged was scored in another evaluation (test_rows differs)" in markdown_table(comparison)
+    assert "Left out: old/merged was scored in another evaluation (test_rows differs)" in comparison_markdown(
+        comparison
+    )
     old = json.loads((stale / "scores.json").read_text(encoding="utf-8"))["rows"][0]["fingerprint"]
     assert sorted(names(compare(inputs, {**CONFIG, "fingerprint": old}))) == ["old/adapter", "old/merged"]
 
@@ -159,9 +161,9 @@ def test_quantization_noise_is_listed_below_the_table(tmp_path: Path, baseline: 
     inputs = {"lora/prompt_baseline": baseline, "lora/scores": tuned(tmp_path)}
     comparison = compare(inputs, CONFIG, {"lora": {"took": None, "noise": None}, "qlora": {"noise": [line]}})
     assert comparison.to_json()["quantization_noise"] == {"qlora": [line]}
-    assert "| qlora | base | base_4bit | 0.3000 | 3.0000 | 3.2000 | +0.2000 |" in markdown_table(comparison)
-    assert "Quantization noise" in markdown_table(comparison)
-    assert "Quantization noise" not in markdown_table(compare(inputs, CONFIG))
+    assert "| qlora | base | base_4bit | 0.3000 | 3.0000 | 3.2000 | +0.2000 |" in comparison_markdown(comparison)
+    assert "Quantization noise" in comparison_markdown(comparison)
+    assert "Quantization noise" not in comparison_markdown(compare(inputs, CONFIG))
 
 
 @pytest.mark.usefixtures("rendered")
@@ -172,7 +174,7 @@ def test_the_comparison_is_written_as_json_and_markdown_and_plotted(tmp_path: Pa
     assert summary["best"] == "lora/adapter"
     comparison = Comparison.model_validate(json.loads((out / "comparison.json").read_text(encoding="utf-8")))
     table = (out / "comparison.md").read_text(encoding="utf-8")
-    assert table == markdown_table(comparison)
+    assert table == comparison_markdown(comparison)
     assert table.splitlines()[2].startswith("| lora/adapter | 1.")
     png = score_picture(comparison)
     assert png.startswith(b"\x89PNG")

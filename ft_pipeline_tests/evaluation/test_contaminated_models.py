@@ -13,8 +13,8 @@ from ft_pipeline.cli.display_comparison import show_comparison
 from ft_pipeline.decide.comparison import Comparison
 from ft_pipeline.decide.desk import Desk
 from ft_pipeline.decide.documents import read_comparison
-from ft_pipeline.decide.markdown import markdown_table
 from ft_pipeline.decide.recommend import recommend
+from ft_pipeline.decide.sections import comparison_markdown
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.comparison.contaminated_models import find_contaminated
 from ft_pipeline.store.artifacts import Artifact
@@ -208,7 +208,7 @@ def test_the_list_is_shown_wherever_models_are_compared(moving: Moving) -> None:
     comparison = read_comparison(made)
     sentence = comparison.contaminated[0].describe()
     assert sentence.startswith("a learned from ") and "alpaca/a.jsonl:" in sentence
-    assert f"Not compared: {sentence}" in markdown_table(comparison)
+    assert f"Not compared: {sentence}" in comparison_markdown(comparison)
     console = Console(record=True, width=200)
     show_comparison(console, comparison)
     assert f"Not compared: {sentence}" in console.export_text()

@@ -12,8 +12,8 @@ import pytest
 from ft_pipeline.decide.build import build as compare
 from ft_pipeline.decide.comparison import Comparison
 from ft_pipeline.decide.findings.costs import describe_break_even
-from ft_pipeline.decide.markdown import markdown_table
 from ft_pipeline.decide.recommend import recommend
+from ft_pipeline.decide.sections import comparison_markdown
 from ft_pipeline.evaluation.comparison import training_facts
 from ft_pipeline.evaluation.comparison.costs import training_time
 from ft_pipeline.evaluation.scoring.scorer import shared_prefix
@@ -69,7 +69,7 @@ def test_break_even_is_computed_from_the_seconds_per_call(tmp_path: Path) -> Non
         "back after 9,000 calls (0.4 s saved per call, measured here with shared prompt parts read once)."
     )
     assert "30 min. By time it is never paid back (0 s saved per call, measured" in describe_break_even(merged)
-    text = markdown_table(found)
+    text = comparison_markdown(found)
     assert "| a/adapter | few_shot | 360 | 0.40 | 30 min | 9,000 |" in text
     assert "| a/merged | few_shot | 360 | 0.00 | 30 min | never |" in text
     assert any("after 9,000 calls" in reason for reason in recommend(desk_of(found, {}, 20))["reasons"])
@@ -171,7 +171,7 @@ def test_break_even_is_computed_from_token_prices(tmp_path: Path) -> None:
     assert describe_break_even(adapter).endswith(
         "By cost it is paid back after 1,000 calls (3.60 for the training, 0.0036 saved per call)."
     )
-    assert "| cost / 1,000 answers |" in markdown_table(found)
+    assert "| cost / 1,000 answers |" in comparison_markdown(found)
 
 
 def test_a_price_per_gpu_hour_is_used_if_tokens_have_no_price(tmp_path: Path) -> None:

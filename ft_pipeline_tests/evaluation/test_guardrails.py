@@ -9,10 +9,10 @@ from pydantic import ValidationError
 
 from ft_pipeline.decide.build import build as compare
 from ft_pipeline.decide.comparison import Comparison
-from ft_pipeline.decide.markdown import markdown_table
 from ft_pipeline.decide.notes import describe_rail
 from ft_pipeline.decide.recommend import recommend
 from ft_pipeline.decide.released import Candidate
+from ft_pipeline.decide.sections import comparison_markdown
 from ft_pipeline.decide.sources.guardrails import claim_of
 from ft_pipeline.evaluation.comparison.guardrails import RAILS, Rail, judge_answers, main_script
 from ft_pipeline.release.card.model_lineage import NO_COMPARISON
@@ -172,7 +172,7 @@ def test_an_unusable_baseline_is_no_bar(tmp_path: Path) -> None:
         )
         for reason in reasons
     )
-    assert "Not usable: few_shot: 100% of its answers repeat themselves" in markdown_table(comparison)
+    assert "Not usable: few_shot: 100% of its answers repeat themselves" in comparison_markdown(comparison)
 
 
 def test_an_unusable_model_is_neither_recommended_nor_released(tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ import pytest
 from ft_pipeline.decide.build import build as compare
 from ft_pipeline.decide.comparison import Comparison
 from ft_pipeline.decide.findings.kept_prompts import share_of_lead
-from ft_pipeline.decide.markdown import markdown_table
 from ft_pipeline.decide.recommend import recommend
+from ft_pipeline.decide.sections import comparison_markdown
 from ft_pipeline_tests.decide.rules import desk_of
 from ft_pipeline_tests.evaluation.scored import CONFIG, CORRECT, scored
 
@@ -47,7 +47,7 @@ def test_the_share_that_is_kept_has_an_interval_and_the_savings_are_counted(tmp_
     sentence = kept.describe()
     assert sentence.startswith(f"a/merged keeps {kept.share:.0%} (95 %: {kept.low:.0%} to {kept.high:.0%}) of the lead")
     assert sentence.endswith("Each call takes 360 fewer prompt tokens, 0.3 s less than with the prompt.")
-    assert sentence in markdown_table(comparison)
+    assert sentence in comparison_markdown(comparison)
     assert any(sentence in reason for reason in recommend(desk_of(comparison, {}, 50))["reasons"])
     assert Comparison.model_validate(comparison.to_json()).kept_prompts == comparison.kept_prompts
 

@@ -11,9 +11,9 @@ from ft_pipeline.decide.comparison import Comparison
 from ft_pipeline.decide.conclusion import Verdict
 from ft_pipeline.decide.desk import Decided
 from ft_pipeline.decide.likelihood_evidence import why_no_evidence
-from ft_pipeline.decide.markdown import markdown_table
 from ft_pipeline.decide.notes import footnotes
 from ft_pipeline.decide.recommend import recommend
+from ft_pipeline.decide.sections import comparison_markdown
 from ft_pipeline.judge.judged_pairs import rivals_by_candidate
 from ft_pipeline.ratings.commands import pairs_worth_rating
 from ft_pipeline.settings.promotion import PromotionSettings
@@ -95,7 +95,7 @@ def test_neither_a_lower_nor_a_higher_likelihood_decides_about_dpo(tmp_path: Pat
     document = recommended(found)
     assert (document["decision"], document["row"]) == ("rate", "base")
     assert document["reasons"][0].startswith("To decide about dpo/merged, rate 50 pairs with `ft rate dpo/")
-    text = " ".join([*document["reasons"], said.sentence, markdown_table(found)])
+    text = " ".join([*document["reasons"], said.sentence, comparison_markdown(found)])
     assert "Do not fine-tune" not in text and "worse" not in text
 
 

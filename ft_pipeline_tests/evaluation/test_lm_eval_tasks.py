@@ -12,7 +12,7 @@ from lm_eval.tasks import manager
 
 from ft_pipeline.decide.build import build_comparison
 from ft_pipeline.decide.comparison import Comparison
-from ft_pipeline.decide.markdown import markdown_table
+from ft_pipeline.decide.sections import comparison_markdown
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.scoring import prompt_baseline, tuned_scores
 from ft_pipeline.evaluation.scoring.task_files import copy_task_files, hash_files
@@ -109,7 +109,7 @@ def test_every_model_runs_the_tasks_and_the_comparison_shows_them(
         assert score["low"] <= score["value"] <= score["high"]
     leads = [claim for claim in document["claims"] if claim["kind"] == "lead" and "value" in claim]
     assert len([lead for lead in leads if lead["measure"] == "capitals/acc"]) == 10
-    assert "| capitals/acc (higher is better) |" in markdown_table(Comparison.model_validate(document))
+    assert "| capitals/acc (higher is better) |" in comparison_markdown(Comparison.model_validate(document))
 
 
 def test_task_documents_limits_a_task_to_its_first_documents(

@@ -10,8 +10,8 @@ import pytest
 
 from ft_pipeline.decide.build import build as compare
 from ft_pipeline.decide.comparison import Comparison
-from ft_pipeline.decide.markdown import markdown_table
 from ft_pipeline.decide.recommend import recommend
+from ft_pipeline.decide.sections import comparison_markdown
 from ft_pipeline.evaluation.comparison.own_targets import own_targets
 from ft_pipeline.evaluation.comparison.target_records import OwnTarget
 from ft_pipeline.training.objectives.registry import OBJECTIVES
@@ -134,8 +134,9 @@ def test_the_comparison_has_a_table_of_own_targets_and_no_key_without_them(tmp_p
     facts = {"good": {"own_targets": [target("good")]}, "other": {"own_targets": [target("other")]}}
     found = compared(tmp_path / "with", facts, good=1.2)
     assert [entry.experiment for entry in found.own_targets] == ["good"], "an experiment without a row is left out"
-    assert "| good | sft | Held-out loss | 2.000 → 1.700 nats per token | -0.300 (-0.400 to -0.200)" in markdown_table(
-        found
+    assert (
+        "| good | sft | Held-out loss | 2.000 → 1.700 nats per token | -0.300 (-0.400 to -0.200)"
+        in comparison_markdown(found)
     )
     assert Comparison.model_validate(found.to_json()).own_targets == found.own_targets
     assert "own_targets" not in compared(tmp_path / "without", {}, good=1.2).to_json()

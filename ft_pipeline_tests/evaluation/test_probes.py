@@ -10,8 +10,8 @@ import pytest
 from ft_pipeline.decide.build import build as compare
 from ft_pipeline.decide.claim import Claim, KeptFacts
 from ft_pipeline.decide.comparison import Comparison
-from ft_pipeline.decide.markdown import markdown_table
 from ft_pipeline.decide.recommend import recommend
+from ft_pipeline.decide.sections import comparison_markdown
 from ft_pipeline.decide.words import say
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.comparison.probe_outcomes import describe_outcome, is_readable, is_wanted, outcome_of
@@ -198,7 +198,7 @@ def test_answers_to_other_questions_are_not_paired(
 
 def test_what_was_lost_is_in_every_view_of_the_comparison(tmp_path: Path) -> None:
     lost = compared(tmp_path, [NO] * 60, [YES] * 60)
-    assert "a/merged: Fails the probes p: the base model declined 60 of 60 questions" in markdown_table(lost)
+    assert "a/merged: Fails the probes p: the base model declined 60 of 60 questions" in comparison_markdown(lost)
     assert Comparison.model_validate(lost.to_json()).to_json() == lost.to_json()
     recommended = recommend(desk_of(lost, {}, 20))
     assert recommended["decision"] == "prompt"

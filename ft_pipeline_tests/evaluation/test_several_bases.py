@@ -10,10 +10,10 @@ import pytest
 from ft_pipeline.decide.advise import Advice
 from ft_pipeline.decide.build import build as compare
 from ft_pipeline.decide.comparison import Comparison, Row
-from ft_pipeline.decide.markdown import markdown_table
 from ft_pipeline.decide.notes import shown_metrics
 from ft_pipeline.decide.observations import observe_one_training
 from ft_pipeline.decide.recommend import recommend
+from ft_pipeline.decide.sections import comparison_markdown
 from ft_pipeline.evaluation.comparison.result_records import SeedScores, SeedSpread
 from ft_pipeline_tests.decide.rules import desk_of, leads
 from ft_pipeline_tests.evaluation.scored import NOISE, PARTS, losses, scored
@@ -97,12 +97,12 @@ def test_a_tuned_model_must_beat_the_best_use_of_its_own_base(inputs: dict[str, 
 def test_a_loss_per_token_is_not_shown_between_tokenizers(inputs: dict[str, Path]) -> None:
     comparison = compare(inputs, CONFIG)
     assert "loss" not in shown_metrics(comparison)
-    table = markdown_table(comparison)
+    table = comparison_markdown(comparison)
     assert "| base model |" in table.splitlines()[0]
     assert "not comparable between tokenizers" in table
     alone = compare({name: folder for name, folder in inputs.items() if name.startswith("a/")}, CONFIG)
     assert "loss" in shown_metrics(alone)
-    assert "base model" not in markdown_table(alone).splitlines()[0]
+    assert "base model" not in comparison_markdown(alone).splitlines()[0]
 
 
 def test_a_tokenizer_that_loses_texts_has_no_nats_per_byte(inputs: dict[str, Path], tmp_path: Path) -> None:
@@ -114,7 +114,7 @@ def test_a_tokenizer_that_loses_texts_has_no_nats_per_byte(inputs: dict[str, Pat
     assert {(entry.a, entry.because) for entry in comparison.incomparable if entry.because == because} == {
         ("base@b", because)
     }
-    assert f"base@b has no nats per byte: {because}." in markdown_table(comparison)
+    assert f"base@b has no nats per byte: {because}." in comparison_markdown(comparison)
 
 
 def test_the_first_base_model_has_the_plain_names(inputs: dict[str, Path]) -> None:

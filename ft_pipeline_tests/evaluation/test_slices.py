@@ -11,8 +11,8 @@ import pytest
 from ft_pipeline.decide.build import build as compare
 from ft_pipeline.decide.claim import Claim, SliceFacts, SliceLeadFacts
 from ft_pipeline.decide.comparison import Comparison
-from ft_pipeline.decide.markdown import markdown_table
 from ft_pipeline.decide.plots import slice_picture
+from ft_pipeline.decide.sections import comparison_markdown
 from ft_pipeline.decide.slice_table import is_worse, slices_of
 from ft_pipeline.decide.sources.slices import judge_slices
 from ft_pipeline.decide.words import say
@@ -158,7 +158,7 @@ def test_a_row_is_compared_with_the_champion_and_its_baseline_in_one_family(tmp_
         parts.lead("refund", "base").told(SliceLeadFacts).unseen
         > alone.lead("refund", "base").told(SliceLeadFacts).unseen
     )  # type: ignore[union-attr]
-    assert "| slice | conversations | lead over champion | lead over base |" in markdown_table(measured)
+    assert "| slice | conversations | lead over champion | lead over base |" in comparison_markdown(measured)
 
 
 def test_small_slices_have_a_size_and_no_lead(tmp_path: Path) -> None:
@@ -180,7 +180,7 @@ def test_small_slices_without_a_rule_are_counted_and_not_listed(tmp_path: Path) 
     parts = slices_of(measured)
     assert parts is not None and len(measured.slices) == len(parts.listed) + 9
     assert parts.sentences()[-1] == "9 other slices have fewer than 20 conversations, and are not shown."
-    assert "tag agent" not in markdown_table(measured)
+    assert "tag agent" not in comparison_markdown(measured)
 
 
 def test_with_few_test_conversations_nothing_is_compared_and_nothing_fails(tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ def test_with_few_test_conversations_nothing_is_compared_and_nothing_fails(tmp_p
     parts = slices_of(measured)
     assert parts is not None and not measured.of_kind("slice_lead")
     assert parts.sentences()[0] == "a/merged is compared in no part: none has 20 conversations."
-    assert "| refund | 3 |" in markdown_table(measured) and slice_picture(measured) is None
+    assert "| refund | 3 |" in comparison_markdown(measured) and slice_picture(measured) is None
     assert parts.sentences()[-1] == (
         "a/merged: whether it holds in refund (3 conversations) cannot be told: 20 are needed, about 17 more."
     )
@@ -201,7 +201,7 @@ def test_a_document_without_slices_has_no_keys_of_them(tmp_path: Path) -> None:
     assert not [key for key in document if key.startswith("slice")]
     assert not [claim for claim in document["claims"] if claim["kind"].startswith("slice")]
     assert slices_of(Comparison.model_validate(document)) is None
-    assert "Slices" not in markdown_table(Comparison.model_validate(document))
+    assert "Slices" not in comparison_markdown(Comparison.model_validate(document))
 
 
 @pytest.mark.usefixtures("rendered")
@@ -210,7 +210,7 @@ def test_the_document_is_read_back_and_shown(tmp_path: Path) -> None:
     measured = case(tmp_path, -0.5, REFUND, talks=talks)
     again = Comparison.model_validate(json.loads(json.dumps(measured.to_json())))
     assert again.to_json() == measured.to_json()
-    markdown = markdown_table(again)
+    markdown = comparison_markdown(again)
     assert "| refund | 25 | -0.499 (95 %: -0.632 to -0.396) worse |" in markdown
     assert "| tag a\\|b &lt;i>$x&lt;/i> $ | 30 |" in markdown
     assert (slice_picture(again) or b"").startswith(b"\x89PNG")

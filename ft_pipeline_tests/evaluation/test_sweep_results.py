@@ -9,9 +9,9 @@ import pytest
 from ft_pipeline.decide.build import build as compare
 from ft_pipeline.decide.build import build_comparison
 from ft_pipeline.decide.comparison import Comparison
-from ft_pipeline.decide.markdown import markdown_table
 from ft_pipeline.decide.plots import learning_curve_picture
 from ft_pipeline.decide.recommend import recommend
+from ft_pipeline.decide.sections import comparison_markdown
 from ft_pipeline_tests.decide.rules import desk_of
 from ft_pipeline_tests.evaluation.scored import CONFIG, PARTS
 from ft_pipeline_tests.evaluation.sweeps import case, compared, tuned
@@ -33,9 +33,9 @@ def test_the_spread_of_seeds_is_listed_separately_from_the_rows(tmp_path: Path) 
     assert loss.values == pytest.approx([own, own - 0.2, own + 0.3])
     assert (loss.mean, loss.min, loss.max) == pytest.approx((own + 0.1 / 3, own - 0.2, own + 0.3))
     assert comparison.learning_curves == []
-    table = markdown_table(comparison)
+    table = comparison_markdown(comparison)
     assert "Variation between seeds" in table and "Learning curve" not in table
-    assert "seed" not in markdown_table(compared(tmp_path / "alone", lora=1.2)).lower()
+    assert "seed" not in comparison_markdown(compared(tmp_path / "alone", lora=1.2)).lower()
 
 
 @pytest.mark.usefixtures("rendered")
@@ -48,7 +48,7 @@ def test_data_shares_give_a_learning_curve(tmp_path: Path) -> None:
     assert [values[0] - values[2], values[1] - values[2]] == pytest.approx([1.0, 0.4])
     assert curve.last_step.difference == pytest.approx(0.4) and curve.rises
     assert comparison.seeds == []
-    table = markdown_table(comparison)
+    table = comparison_markdown(comparison)
     assert "| lora/adapter | 25% | 200 |" in table and "the gain from the last step is +0.400" in table
     png = learning_curve_picture(comparison)
     assert png is not None and png.startswith(b"\x89PNG")

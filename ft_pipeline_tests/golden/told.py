@@ -19,9 +19,9 @@ from rich.console import Console
 from ft_pipeline.cli.display_comparison import show_comparison
 from ft_pipeline.decide.claim import Claim, RailFacts
 from ft_pipeline.decide.desk import Decided, Desk
-from ft_pipeline.decide.markdown import markdown_table
 from ft_pipeline.decide.recommend import recommend
 from ft_pipeline.decide.screened_out import as_shown
+from ft_pipeline.decide.sections import comparison_markdown
 from ft_pipeline.execution.metadata import clean_metadata, metadata_of_page
 from ft_pipeline.page import Page
 from ft_pipeline.release.card.model_card import LIMITATIONS, CardFacts, render_card
@@ -200,7 +200,7 @@ def _pages(world: World, document: Document, advice: Document) -> dict[str, str]
     compared = {"left_out": [row.model_dump() for row in world.comparison.left_out]}
     summary = {**{key: document[key] for key in ("verdict", "exposure")}, "reasons": document["decision"]["reasons"]}
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "comparison.md").write_text(markdown_table(as_shown(world.comparison)), encoding="utf-8")
+        (Path(folder) / "comparison.md").write_text(comparison_markdown(as_shown(world.comparison)), encoding="utf-8")
         with _without_pictures():
             of_comparison = comparison_step.page(_artifact(world.comparison.to_json(), compared, folder))
     return {

@@ -17,7 +17,7 @@ from ft_pipeline.decide import documents
 from ft_pipeline.decide.build import build_comparison
 from ft_pipeline.decide.claim import Claim, ScreenFacts, SliceLeadFacts
 from ft_pipeline.decide.documents import comparison_of, whole_comparison
-from ft_pipeline.decide.markdown import markdown_table
+from ft_pipeline.decide.sections import comparison_markdown
 from ft_pipeline.errors import UserError
 from ft_pipeline.execution.metadata import clean_metadata, metadata_of_page
 from ft_pipeline.ratings.pairs import open_match
@@ -69,7 +69,7 @@ def compared(shop: Trained, is_screened: bool) -> Artifact:
 
     def write(out: Path) -> None:
         (out / "comparison.json").write_text(json.dumps(document), encoding="utf-8")
-        (out / "comparison.md").write_text(markdown_table(comparison_of(document)), encoding="utf-8")
+        (out / "comparison.md").write_text(comparison_markdown(comparison_of(document)), encoding="utf-8")
         samples = pq.read_table(before.path / "samples.parquet").to_pylist()
         for number, sample in enumerate(samples):
             if sample["name"] in OUT:

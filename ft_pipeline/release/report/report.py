@@ -11,10 +11,9 @@ from ft_pipeline.decide.comparison import CHAMPION, Comparison, Row
 from ft_pipeline.decide.documents import read_comparison
 from ft_pipeline.decide.findings.cost_lines import cost_lines
 from ft_pipeline.decide.first_screen import lights, risks
-from ft_pipeline.decide.plots import change_picture, slice_picture
+from ft_pipeline.decide.plots import change_picture
 from ft_pipeline.decide.requirements import Requirements
 from ft_pipeline.decide.screened_out import screened_out
-from ft_pipeline.decide.slice_table import slices_of
 from ft_pipeline.evaluation.comparison.deciding_metric import SECOND_KEY
 from ft_pipeline.evaluation.comparison.estimates import item_gains
 from ft_pipeline.evaluation.comparison.result_records import Changes
@@ -32,7 +31,7 @@ from ft_pipeline.release.report.checks import check_values
 from ft_pipeline.release.report.errors import explain_worse_answers
 from ft_pipeline.release.report.flipped_probes import base_check_values
 from ft_pipeline.release.report.leads import lead_plot
-from ft_pipeline.release.report.scores import Scores, data_uri, searches
+from ft_pipeline.release.report.scores import data_uri, score_values, searches
 from ft_pipeline.release.report.verdicts import Verdicts
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 
@@ -108,15 +107,13 @@ def render_report(
         verdict=decided["verdict"],
         recommendation=DECISION_TEXTS.get(recommended["decision"], recommended["decision"]),
         reasons=recommended["reasons"],
-        requirements=Requirements.of(decided),
+        requirements=Requirements.of(decided).section(),
         champion=promotion.get("champion"),
         reasons_not_moved=[] if promotion.get("moved") else promotion.get("reasons", []),
         identity=_provenance(comparison, comparison_artifact, decision, recommendation, champion),
         **values.first_screen(chosen, decided),
-        **Scores(comparison, values.describe).values(
-            _released_row(store, comparison_artifact, comparison, promotion.get("champion"))
-        ),
-        **values.slices(chosen),
+        released=_released_row(store, comparison_artifact, comparison, promotion.get("champion")),
+        **score_values(comparison, values.describe, comparison.row(chosen)),
         **values.answers(chosen),
         worse=worse,
         **base_check_values(store, comparison_artifact, comparison, chosen),
@@ -161,12 +158,6 @@ class _TemplateValues:
         rows = [row, self.comparison.best_bar(row)] if row else []
         named = {entry.name: entry for entry in rows if entry}
         return [{"name": name, "description": self.describe(entry)} for name, entry in named.items()]
-
-    def slices(self, chosen: str | None) -> dict[str, Any]:
-        """Return the slices of the chosen row for the template, or of the best tuned row."""
-        row = self.comparison.row(chosen)
-        parts, picture = slices_of(self.comparison, row), slice_picture(self.comparison, row)
-        return {"slices": parts, "slice_picture": data_uri(picture) if picture else None}
 
     def _before_and_after(self, chosen: str | None) -> tuple[Row, Row] | None:
         """Return the rows of the first answers: what the chosen row replaces (the champion, or the best use of its base

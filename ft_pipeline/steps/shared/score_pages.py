@@ -2,12 +2,13 @@
 
 from typing import Any
 
-from ft_pipeline.decide.markdown import field_tables
 from ft_pipeline.decide.plots import confusion_picture
+from ft_pipeline.decide.sections import field_sections
 from ft_pipeline.evaluation.comparison.check_records import Confusion, FieldResults
 from ft_pipeline.evaluation.comparison.check_results import results_of_scores
 from ft_pipeline.evaluation.prompt_search.looks import write_look
-from ft_pipeline.page import Hidden, Image, Page, Points, Table
+from ft_pipeline.page import Hidden, Image, Page, Points, Section, Table
+from ft_pipeline.page_markdown import markdown_of
 from ft_pipeline.release.looks import decided_by, write_looks_at_scores
 from ft_pipeline.settings.sweep import is_sweep_member
 from ft_pipeline.step import SpecContext
@@ -49,5 +50,5 @@ def _checks(artifact: Artifact) -> dict[str, Any]:
     metadata: dict[str, Any] = {}
     if fields or worst:
         metadata |= {"checks": Points(worst)}
-        metadata["all_checks"] = Hidden("\n\n".join([*field_tables(fields), *worst]))
+        metadata["all_checks"] = Hidden(markdown_of([*field_sections(fields), Section(sentences=worst)]))
     return metadata | ({"labels": Image(drawn, "labels of the references and of the answers")} if drawn else {})
