@@ -39,6 +39,7 @@ from ft_pipeline.decide.words import (
 ONE_TEST = Exposure().level(0.05, "", is_tuned=True)
 """The level at which a tuned model is tested that is the first to be looked at, at the default of
 `promotion.false_moves`."""
+OTHER_PATTERNS = ". Add questions of other patterns to the test rows"
 TWO_KEYS = (
     "Decided by two things: how well it predicts people's answers, and how similar its own answers are to them. "
     "Neither says how many answers are right."
@@ -229,11 +230,12 @@ class Summary:
         ask = f"{ask_for_ratings(comparison, best, bar)}. " if self._ratings_would_decide(best, bar) else ""
         first, costs, kind = failed[0], "", asking(bool(ask))
         screened = comparison.why_screened_out(best)
+        alike = [say(comparison, claim) + OTHER_PATTERNS for claim in failed if claim.kind == "clusters"]
         if not comparison.sound(best):
-            subject = best.name if screened else f"{self._standing(best, bar)}, but it"
-            why = f"{subject} cannot go out, because it {self._fault(best)}"
+            subject = best.name if screened or alike else f"{self._standing(best, bar)}, but it"
+            why = ". Besides, ".join([*alike, f"{subject} cannot go out, because it {self._fault(best)}"])
         elif first.kind == "clusters":
-            why = f"{say(comparison, first)}. Add questions of other patterns to the test rows"
+            why = alike[0]
         elif screened is not None and (first.kind == "screen" or _is_it(failed)):
             why = say_of(comparison, screened)
         elif opinion is None and (_is_it(failed) or _is_undecided(first)) and (screened is None or not _is_few(first)):

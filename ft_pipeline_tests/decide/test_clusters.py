@@ -11,6 +11,7 @@ from ft_pipeline.evaluation.comparison.estimates import estimate_samples
 from ft_pipeline.evaluation.comparison.guardrails import judge_answers
 from ft_pipeline.evaluation.comparison.leads import interval
 from ft_pipeline.settings.promotion import PromotionSettings
+from ft_pipeline_tests.decide.claims import kept
 from ft_pipeline_tests.evaluation.test_guardrails import samples
 
 COUNT = 140
@@ -34,6 +35,16 @@ def test_a_clear_lead_over_few_patterns_decides_nothing():
         "questions are no independent evidence. Add questions of other patterns to the test rows."
     )
     assert "140 conversations in 14 clusters of like questions" in found.basis
+
+
+def test_few_patterns_are_named_of_a_model_that_forgets_too():
+    comparison = world(14, 0.3)
+    others = [claim for claim in comparison.claims if claim.kind != "general"]
+    found = said(comparison.changed(claims=[*others, kept(TUNED, 100)]))
+    assert "14 clusters of like questions, and 15 are needed" in found.sentence
+    assert f"Add questions of other patterns to the test rows. Besides, {TUNED} cannot go out" in found.sentence
+    assert "forgets: 100 of 400 questions were lost" in found.sentence
+    assert "points (" not in found.sentence.split("Besides")[0], "a lead over few patterns is no evidence"
 
 
 def test_the_same_lead_over_enough_patterns_decides():
