@@ -138,14 +138,12 @@ def _check_compute(_: Project) -> Finding:
 
 
 def _check_launcher(_: Project) -> Finding:
-    from ft_pipeline.tables.ray_tables import RAY_TABLES  # its libraries take a second to load
-
     try:
         launcher_for("adapter", DeviceNeed())
     except UserError as error:
         return Finding("launcher", "problem", str(error), "choose a launcher from docs/deploy.md")
     name = os.environ.get(LAUNCHER) or "local"
-    if (name == "ray" or os.environ.get(RAY_TABLES)) and not _is_installed("ray"):
+    if name == "ray" and not _is_installed("ray"):
         return Finding("launcher", "problem", "ray is not installed", "pip install 'ft-pipeline[ray]'")
     return Finding("launcher", "ok", name)
 

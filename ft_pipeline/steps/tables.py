@@ -28,11 +28,9 @@ from ft_pipeline.steps.shared.table_pages import (
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.folder_cache import FolderCache
 from ft_pipeline.store.spec import Spec
-from ft_pipeline.tables import ray_tables
 from ft_pipeline.tables.build import build_table
 from ft_pipeline.tables.excluded_rows import Excluded, read_excluded
 from ft_pipeline.tables.file_result import SourceFile
-from ft_pipeline.tables.file_task import map_files
 from ft_pipeline.tables.finished_tables import table_of_format
 from ft_pipeline.tables.formats.base import Format
 from ft_pipeline.tables.formats.registry import FORMATS, OPTIONAL, name_elsewhere
@@ -110,11 +108,7 @@ def step_of_table(row_format: Format) -> Step:
 def build(build: BuildContext) -> dict[str, Any]:
     """Read the files of one format, and accept their rows or set them aside."""
     config = Config.of(build.spec)
-    with (
-        ray_tables.connect() as cluster,
-        # On a cluster, the nodes read the files from the store's file system.
-        tempfile.TemporaryDirectory(prefix="ft-table-", dir=build.out if cluster else None) as folder,
-    ):
+    with tempfile.TemporaryDirectory(prefix="ft-table-") as folder:
         local_copies = checkout(read_listing(build.inputs["raw"]), build.store, Path(folder))
         cache = FolderCache(build.store.root, "tables")
         files = [source_file(local_copy) for local_copy in local_copies]
@@ -130,8 +124,6 @@ def build(build: BuildContext) -> dict[str, Any]:
             shares=config.shares,
             excluded=Excluded.from_json(config.excluded),
             cache=cache,
-            map_files=cluster.map_files if cluster else map_files,
-            shards=cluster.shards if cluster else None,
             mask=config.mask,
         )
     for warning in report.warnings:

@@ -15,7 +15,6 @@ from ft_pipeline.settings.data import DataSettings
 from ft_pipeline.store.folder_cache import FolderCache
 from ft_pipeline.tables.accounts import CheckResult, FileAccount, TableReport
 from ft_pipeline.tables.dedup.keys import write_keys
-from ft_pipeline.tables.dedup.sharding import Shards
 from ft_pipeline.tables.duplicates import (
     CODES,
     WORDS,
@@ -26,7 +25,6 @@ from ft_pipeline.tables.duplicates import (
     flag_duplicates,
 )
 from ft_pipeline.tables.file_result import FileResult, SourceFile
-from ft_pipeline.tables.file_task import MapFiles, map_files
 from ft_pipeline.tables.finished_tables import FILES, SET_ASIDE, table_of_format
 from ft_pipeline.tables.formats.base import Format
 from ft_pipeline.tables.formats.registry import FORMATS, format_of_file
@@ -57,8 +55,6 @@ def build_table(
     excluded: Collection[str] = frozenset(),
     progress: Callable[[int], None] | None = None,
     cache: FolderCache | None = None,
-    map_files: MapFiles = map_files,
-    shards: Shards | None = None,
     mask: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> TableReport:
     """Write rows.parquet, set_aside.parquet and files.parquet into the folder `out`, which is created if missing.
@@ -69,20 +65,19 @@ def build_table(
     raises no error: refused files, and a quarantined share above its limit, are failed checks of the report. Without
     files the table is empty. `excluded` has the ids (`row_id`) of erased rows. `progress` receives the number of rows
     read after each batch. `cache` stores the results of files, so that unchanged files are not read again.
-    `mask` has the personal data that is masked, by the format of the file (masking.py). `map_files` and `shards` decide
-    where the work is done, and change nothing in the table.
+    `mask` has the personal data that is masked, by the format of the file (masking.py).
     """
     row_format = FORMATS[data_format]
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".work-", dir=out) as folder:
-        ingestor = Ingestor(data_format, Path(folder), excluded, progress, cache, map_files, mask)
+        ingestor = Ingestor(data_format, Path(folder), excluded, progress, cache, mask)
         results = [
             result
             for result in ingestor.collect(sorted(files, key=lambda file: file.name))
             if result.account.read or format_of_file(data_format, result.source.name) is row_format
         ]
         readable = [file for file in results if not file.refused]
-        flags = flag_duplicates(row_format, readable, shares, shards)
+        flags = flag_duplicates(row_format, readable, shares)
         fill_accounts(flags)
         rows_check, aside_check = TableCheck(table_of_format(row_format)), TableCheck(SET_ASIDE)
         sample = SmallestIds(table_of_format(row_format).arrow_schema, SAMPLED_ROWS)

@@ -13,7 +13,6 @@ from ft_pipeline.tables.accounts import RowWarning
 from ft_pipeline.tables.dedup.keys import Keys, compared_parts, groups_of, merge
 from ft_pipeline.tables.dedup.matching import TRAIN_RANK, DuplicateMatches, find_duplicates, first_index
 from ft_pipeline.tables.dedup.near_duplicates import ReadShingles, Spill
-from ft_pipeline.tables.dedup.sharding import Shards
 from ft_pipeline.tables.file_result import FileResult, StoredRows
 from ft_pipeline.tables.formats.base import Format
 from ft_pipeline.tables.reason_codes import DUPLICATE_CODES
@@ -60,13 +59,10 @@ class DuplicateFlags:
         return self.code[file_rows], self.of[file_rows]
 
 
-def flag_duplicates(
-    row_format: Format, files: list[FileResult], shares: DataSettings | None = None, shards: Shards | None = None
-) -> DuplicateFlags:
+def flag_duplicates(row_format: Format, files: list[FileResult], shares: DataSettings | None = None) -> DuplicateFlags:
     """Flag duplicates and contradicting pairs among the accepted rows.
 
     shares: of the splits; held-out rows are kept rather than training rows. None: the first row is always kept.
-    shards: divide the work; None: it is done here. The flags are the same.
 
     Rows of golden test files are compared only with each other. If a training row duplicates a golden row, the
     training row must be removed later, and the golden row must stay.
@@ -77,7 +73,6 @@ def flag_duplicates(
     golden = _per_row(files, [file.account.split == "test" for file in files])
     ranks = None if shares is None else TRAIN_RANK - place_in_splits(groups_of(keys, shares), shares)
     numbers = np.repeat(np.arange(len(files), dtype=np.int32), [len(file.rows) for file in files])
-    find = partial(find_duplicates, first=shards.first_index, near=shards.find_near) if shards else find_duplicates
     stored = [file.stored for file in files]
     if row_format.has_threads:
         _mark_earlier_turns(flags, stored)
@@ -85,7 +80,7 @@ def flag_duplicates(
     for rows in (np.flatnonzero(~golden & longest), np.flatnonzero(golden & longest)):
         if len(rows):
             read: ReadShingles = partial(_read_some, row_format, stored, rows)
-            matches = find(
+            matches = find_duplicates(
                 keys if len(rows) == len(keys) else keys.take(rows),
                 read,
                 None if ranks is None else ranks[rows],

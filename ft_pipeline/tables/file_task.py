@@ -1,6 +1,6 @@
-"""The work of reading a raw file: its batches, each of which any process or machine can turn into rows."""
+"""The work of reading a raw file: its batches, each of which any process can turn into rows."""
 
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator
+from collections.abc import Collection, Generator, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,7 +20,7 @@ from ft_pipeline.tables.reason_codes import Refused
 
 @dataclass(frozen=True)
 class FileTask:
-    """A raw file to read. Its folders must be there, under the same paths, wherever it is read."""
+    """A raw file to read."""
 
     path: Path
     data_dir: Path
@@ -54,7 +54,7 @@ class FileTask:
             return self
 
     def read(self, excluded: Collection[str]) -> "FileResults":
-        """Process all batches on this machine."""
+        """Process all batches."""
         with self._plain_file() as path:
             process = partial(self.process, excluded=excluded)
             yield from map_batches(process, self._read_batches(path), path.stat().st_size)
@@ -84,11 +84,3 @@ FileResults = Generator[tuple[Batch, BatchResult], None, None]
 """The batches of a file in order, each with its result. Raises Refused if the file cannot be read to its end.
 
 Once it is closed, no process writes to the folder of the file any more."""
-MapFiles = Callable[[Iterable[FileTask], Collection[str]], Iterator[FileResults]]
-"""Yields the results of each file, in order; they are read to their end, or closed, before those of the next one.
-Arguments: the files, and the ids of the erased rows."""
-
-
-def map_files(tasks: Iterable[FileTask], excluded: Collection[str]) -> Iterator[FileResults]:
-    """Read the files on this machine, one after the other."""
-    return (task.read(excluded) for task in tasks)

@@ -24,7 +24,7 @@ from ft_pipeline.tables.file_result import (
     refused,
     save,
 )
-from ft_pipeline.tables.file_task import FileResults, FileTask, MapFiles, map_files
+from ft_pipeline.tables.file_task import FileResults, FileTask
 from ft_pipeline.tables.formats.fitting_format import no_row_fits
 from ft_pipeline.tables.formats.registry import FORMATS, format_of_file
 from ft_pipeline.tables.process_batch import ASIDE, BatchResult
@@ -47,12 +47,11 @@ class Ingestor:
         excluded: Collection[str] = frozenset(),
         progress: Callable[[int], None] | None = None,
         cache: FolderCache | None = None,
-        map_files: MapFiles = map_files,
         mask: Mapping[str, Sequence[str]] = MappingProxyType({}),
     ):
         self.data_format, self.work, self.excluded, self.cache = data_format, work, excluded, cache
         self.progress = progress or (lambda rows: None)
-        self.map_files, self.mask = map_files, mask
+        self.mask = mask
         self.from_cache = 0
         """Number of files that came from the cache and were not read."""
         self._files = 0
@@ -69,7 +68,7 @@ class Ingestor:
                     opened.append(stack := ExitStack())
                     yield self._open(result, stack)
 
-        batches = self.map_files(tasks(), self.excluded)
+        batches = (task.read(self.excluded) for task in tasks())
         return [result if is_read else self._finish(result, next(batches), opened) for result, is_read in prepared]
 
     def _prepare(self, source: SourceFile) -> tuple[FileResult, bool]:

@@ -6,7 +6,7 @@ two rows that share nine tenths of their windows, each of the KEPT lowest of bot
 that they share fewer than SHARED with probability 2e-5. One or two windows that others have, too, may be a phrase.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -22,7 +22,6 @@ _BLOCK_WINDOWS, _BLOCK_ROWS = 1 << 15, 1 << 12
 """Number of windows, and of their rows, that are sorted at a time: they stay in the processor's cache."""
 _ROW = np.uint64(52)
 """The place of the row's number in 64 bits, above 52 bits of a window."""
-AreShared = Callable[[np.ndarray], np.ndarray]
 """Returns a bool per value: whether another one is equal to it."""
 
 
@@ -67,29 +66,23 @@ def _fill(lowest: np.ndarray, windows: np.ndarray, lengths: np.ndarray, sorted_o
         lowest[few] = some
 
 
-def share_windows(
-    lowest: np.ndarray, are_shared: AreShared | None = None, compared: np.ndarray | None = None
-) -> np.ndarray:
+def share_windows(lowest: np.ndarray, compared: np.ndarray | None = None) -> np.ndarray:
     """Return a bool per row: whether another row has SHARED of its windows.
 
-    lowest: as `lowest_windows` returns them. are_shared: by default, in this process. compared: the rows that are
-    compared, None for all.
+    lowest: as `lowest_windows` returns them. compared: the rows that are compared, None for all.
     """
-    are_shared = are_shared or share_a_value
-    rows, windows, first = common_windows(lowest, are_shared, compared)
+    rows, windows, first = common_windows(lowest, compared)
     copies = np.flatnonzero(first != np.arange(len(first)))
     near = np.zeros(len(rows), dtype=bool)
     near[copies] = near[first[copies]] = True
     for triples, owners in triples_of(windows, first):
-        near[owners[are_shared(triples)]] = True
+        near[owners[share_a_value(triples)]] = True
     shared = np.zeros(len(lowest), dtype=bool)
     shared[rows[near]] = True
     return shared
 
 
-def common_windows(
-    lowest: np.ndarray, are_shared: AreShared | None = None, compared: np.ndarray | None = None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def common_windows(lowest: np.ndarray, compared: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return (rows with at least SHARED windows that others have, too; those windows, in the place of others NONE; for
     each of these rows, the place among them of the first one with the same windows).
 
@@ -100,7 +93,7 @@ def common_windows(
         is_compared = np.zeros(len(known), dtype=bool)
         is_compared[compared] = True
         known &= is_compared[:, None]
-    known[known] = (are_shared or share_a_value)(lowest[known])
+    known[known] = share_a_value(lowest[known])
     rows = np.flatnonzero(known.sum(axis=1, dtype=np.uint8) >= SHARED)
     windows = np.where(known[rows], lowest[rows], NONE)
     hashes = np.zeros(len(rows), np.uint64)

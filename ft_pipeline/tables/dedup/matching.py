@@ -1,13 +1,12 @@
 """Which rows duplicate others: equal, equal after normalization, or near."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from ft_pipeline.tables.dedup.hashes import PLACES, mix, run_starts
 from ft_pipeline.tables.dedup.keys import Keys, merge
-from ft_pipeline.tables.dedup.near_duplicates import MayReplace, ReadShingles, find_near
+from ft_pipeline.tables.dedup.near_duplicates import ReadShingles, find_near
 
 TRAIN_RANK = 2
 PART_KEYS = 1 << 20
@@ -61,23 +60,20 @@ def find_duplicates(
     read_shingles: ReadShingles,
     ranks: np.ndarray | None = None,
     files: np.ndarray | None = None,
-    first: Callable[[np.ndarray], np.ndarray] = first_index,
-    near: Callable[[Keys, np.ndarray, ReadShingles, MayReplace], dict[int, int]] = find_near,
 ) -> DuplicateMatches:
     """Find duplicates. Of equal rows, and of rows near each other, the first is kept.
 
     ranks: 0 test, 1 validation, 2 train; without ranks, all rows are training rows. Rows of a lower rank come first.
     files: the file of each row. A held-out row is dropped only for an equal row, for a row of a lower rank, or for a
     row of its own file: so no file that is added can take its place.
-    first, near: first_index and find_near, or their equals over shards (sharding.py).
     """
     count = len(keys)
     positions = np.arange(count)
     ranks = np.full(count, TRAIN_RANK, np.uint8) if ranks is None else ranks
     files = np.zeros(count, np.int32) if files is None else files
     is_held_out = ranks < TRAIN_RANK
-    first_equal = first(keys.exact)
-    first_normal = first(_per_file(keys.normal, files, is_held_out))
+    first_equal = first_index(keys.exact)
+    first_normal = first_index(_per_file(keys.normal, files, is_held_out))
     equal = first_equal < positions
     of = np.full(count, -1, dtype=np.int64)
     alike = (first_normal < positions) & ~equal
@@ -91,7 +87,7 @@ def find_duplicates(
 
     rows = np.flatnonzero(of < 0)
     order = rows[np.argsort(ranks[rows], kind="stable")]
-    for row, original in near(keys, order, read_shingles, may_replace).items():
+    for row, original in find_near(keys, order, read_shingles, may_replace).items():
         of[row] = original
     return DuplicateMatches(of, equal)
 
