@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from ft_pipeline_tests.gguf_files import Converted
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test connects to the Hugging Face Hub
+os.environ.pop("FT_PROJECT", None)  # `make` names this repository, in which no test works
 for name in ("FT_KEYS", "FT_LEASE_DIR"):
     # No test writes keys to the home of the user. Tests that run in parallel do not wait for each other's device.
     os.environ[name] = tempfile.mkdtemp(prefix="ft-tests-")
