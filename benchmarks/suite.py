@@ -5,7 +5,7 @@
 
 CPU seconds, including those of the processes that a test starts, do not depend on other work on the machine; wall
 seconds do. But workers that are forks of one process (execution/workers/fork_server.py) have only wall seconds.
-Results go to benchmarks/results/suite.json.
+Results go to benchmarks/results/suite.json, those of `make nightly` and `make stories` beside it (--name).
 """
 
 import argparse
@@ -19,7 +19,7 @@ from typing import Any
 
 from benchmarks import machine
 
-RESULTS = Path(__file__).parent / "results" / "suite.json"
+RESULTS = Path(__file__).parent / "results"
 LONG = 2.0
 """CPU seconds. Few tests are above, and they take most of the time."""
 
@@ -81,10 +81,11 @@ def _times(tests: Iterable[Test]) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("report", type=Path)
+    parser.add_argument("--name", default="suite", help="of the file of results")
     parser.add_argument("--note", default="", help="what ran, and other work on the machine")
     given = parser.parse_args()
     result = {"machine": machine.describe(), "note": given.note, **summary(read(given.report))}
-    RESULTS.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    (RESULTS / f"{given.name}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(result, indent=1))
 
 
