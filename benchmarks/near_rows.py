@@ -177,7 +177,7 @@ def measure(texts: list[str], pairs: dict[str, np.ndarray], sample: np.ndarray) 
     for name, (make, select, have) in METHODS.items():
         keys_seconds, keys = best(partial(make, windows, lengths))
         search_seconds, selected = best(partial(select, keys))
-        with patch.object(near_duplicates, "share_windows", lambda _, selected=selected: selected):
+        with patch.object(near_duplicates, "share_windows", lambda _, compared, selected=selected: selected):
             whole = partial(near_duplicates.find_near, SimpleNamespace(windows=keys), np.arange(len(texts)), read)
             compare_seconds, found = best(whole, 1)
         result[name] = {

@@ -71,7 +71,7 @@ class Requirements(BaseModel):
         not asked of that row."""
         names = dict.fromkeys(cell.requirement for cells in self.matrix.values() for cell in cells)
         rows = [[page.Cell(name), *(_told(self._worst(row, name)) for row in self.matrix)] for name in names]
-        headings = [page.Heading("requirement", is_number=False), *map(page.Heading, self.matrix)]
+        headings = [page.Heading(title, is_number=False) for title in ("requirement", *self.matrix)]
         return page.Section("What a release requires: ✓ holds, ? cannot be told, ✗ fails.", page.Grid(headings, rows))
 
     def _worst(self, row: str, requirement: str) -> Outcome | None:
