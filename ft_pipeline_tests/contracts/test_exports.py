@@ -100,7 +100,7 @@ EXPORTS = {
 
 
 def make_gguf(project: Project, store: ArtifactStore, model: ModelReference, types: Sequence[str]) -> ScoredFiles:
-    """Commit the GGUF file of a model, and scores: making them takes a run (release/test_gguf_export.py)."""
+    """Commit the GGUF file of a model, and scores: making them takes a run (gguf/test_export.py)."""
     merged = current(project.root, "merged_model", "lora")
     draft = store.begin(Spec("gguf", {"merged_model": merged.reference}, {"name": "shop", "types": [*types]}))
     file = write_gguf(merged.path, draft.out / "shop-f32.gguf")

@@ -31,9 +31,9 @@ from ft_pipeline.execution.workers.launchers import (
 from ft_pipeline.execution.workers.supervisor import WorkerError, run_worker
 from ft_pipeline.features import names_in
 from ft_pipeline.step import STEPS
+from ft_pipeline_tests.clusters.test_kubernetes import pod_of
 from ft_pipeline_tests.execution.cancelling import Cancelled, cancel_at
 from ft_pipeline_tests.execution.conftest import ROOT, job
-from ft_pipeline_tests.test_kubernetes import pod_of
 
 ENTRY = "ft_pipeline_tests.execution.fake_worker"
 MATERIAL: dict[str, Launcher] = {

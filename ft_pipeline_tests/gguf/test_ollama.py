@@ -25,8 +25,8 @@ from ft_pipeline.gguf.ollama import (
 from ft_pipeline.gguf.prompt_form import Around, PromptForm, SystemPlace, prompt_form
 from ft_pipeline.models.base_model import find_embedded
 from ft_pipeline.models.chat import render, with_prompt
+from ft_pipeline_tests.gguf.go_renderer import GoRenderer, go_renderer
 from ft_pipeline_tests.release.chat_families import OWN, family
-from ft_pipeline_tests.release.go_renderer import GoRenderer, go_renderer
 from ft_pipeline_tests.tiny import CHATML, tiny_tokenizer
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "ollama.md"
@@ -51,7 +51,7 @@ SYSTEM_PROMPTS = [None, "Be brief.", 'Say "no",\n\tthen \'yes\' \\ {% raw %} {{ 
 Talk = list[dict[str, Any]]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def go(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[GoRenderer]:
     folder, kept = tmp_path_factory.mktemp("go"), getattr(request.config, "cache", None)
     with go_renderer(folder, Path(kept.mkdir("go-build")) if kept else folder / "cache") as renderer:

@@ -25,10 +25,10 @@ from ft_pipeline.execution.step_asset import ASSETS
 from ft_pipeline.project import Project
 from ft_pipeline.step import STEPS
 from ft_pipeline.store.artifacts import ArtifactStore
+from ft_pipeline_tests.clusters.kubernetes_api import Cluster, check, running_cluster, start_container
 from ft_pipeline_tests.execution.conftest import wait_until
-from ft_pipeline_tests.kubernetes_api import Cluster, check, running_cluster, start_container
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 MACHINE = """
 gpu: {count: 2, min_memory_gb: 40}
 machine:
@@ -231,7 +231,7 @@ def test_a_step_runs_again_when_its_pod_is_gone(
         },
     }
     (root / "dagster_home" / "dagster.yaml").write_text(json.dumps({"run_launcher": launcher}))
-    code = "from ft_pipeline_tests.pods_subject import run; run()"
+    code = "from ft_pipeline_tests.clusters.pods_subject import run; run()"
     with (root / "run.log").open("wb") as log:
         run = subprocess.Popen([sys.executable, "-c", code], stdout=log, stderr=subprocess.STDOUT)
     counted = root / "counted"

@@ -17,7 +17,7 @@ from typing import Any
 import kubernetes_validate
 import yaml
 
-DOCKERFILE = Path(__file__).parents[1] / "deploy" / "Dockerfile"
+DOCKERFILE = Path(__file__).parents[2] / "deploy" / "Dockerfile"
 KUBERNETES = "1.33"
 """The version of the schemas."""
 
