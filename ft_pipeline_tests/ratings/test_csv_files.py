@@ -9,7 +9,7 @@ import pytest
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.ratings.csv_files import COLUMNS, ReadResult, read_verdicts, write_pairs
-from ft_pipeline.ratings.pairs import Match
+from ft_pipeline.ratings.pairs import Match, Pair
 from ft_pipeline.ratings.rating_ledger import read_ratings
 from ft_pipeline_tests.ratings.rated import HOSTILE, PROMPT, TUNED, RatedProject, kind_answer, question
 
@@ -141,9 +141,13 @@ def test_a_file_of_another_pair_of_models_is_not_used(project: RatedProject, mat
 
 def test_a_file_of_another_rater_is_not_used(match: Match, file: Path) -> None:
     save(file, rated(file))
-    result = read_verdicts(match, "r2", file)
-    other = [pair for pair in match.pairs[:6] if match.side_of(TUNED, pair, "r1") != match.side_of(TUNED, pair, "r2")]
-    assert other
+
+    def on_other_sides(rater: str) -> list[Pair]:
+        pairs = match.pairs[:6]
+        return [pair for pair in pairs if match.side_of(TUNED, pair, "r1") != match.side_of(TUNED, pair, rater)]
+
+    rater = next(name for name in (f"r{number}" for number in range(2, 100)) if on_other_sides(name))
+    result, other = read_verdicts(match, rater, file), on_other_sides(rater)
     assert len([fault for fault in result.faults if "on the sides of another rater" in fault]) == len(other)
     assert result.recorded == 6 - len(other)
 
