@@ -91,6 +91,11 @@ class Cell:
     short: str = ""
     """The text in a terminal; empty: the same."""
 
+    @property
+    def in_full(self) -> str:
+        """The text, with the interval in brackets."""
+        return self.text + (f" [{self.ends[0]}, {self.ends[1]}]" if self.ends else "")
+
 
 @dataclass(frozen=True)
 class Grid:

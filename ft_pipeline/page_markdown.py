@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from ft_pipeline.page import Cell, Grid, Section
+from ft_pipeline.page import Grid, Section
 
 
 def markdown_of(sections: Iterable[Section]) -> str:
@@ -20,14 +20,9 @@ def _table(grid: Grid) -> str:
     lines = [
         [_escape(heading.title) for heading in grid.headings],
         ["---:" if heading.is_number else "---" for heading in grid.headings],
-        *([_cell(cell) for cell in row] for row in grid.cells),
+        *([_escape(cell.in_full) for cell in row] for row in grid.cells),
     ]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _cell(cell: Cell) -> str:
-    """Return a value with its interval in brackets."""
-    return _escape(cell.text) + (f" [{cell.ends[0]}, {cell.ends[1]}]" if cell.ends else "")
 
 
 def _escape(text: str) -> str:

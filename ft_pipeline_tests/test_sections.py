@@ -6,7 +6,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
-from jinja2 import Environment, FileSystemLoader
+from jinja2 import ChainableUndefined, Environment, FileSystemLoader
 from rich.console import Console
 
 from ft_pipeline.cli.display_sections import show_section
@@ -57,10 +57,19 @@ def test_html_marks_the_best_value_and_escapes_all() -> None:
     assert "&lt;i&gt;" in html and "<i>" not in html and "<li>Not compared: &lt;old&gt;.</li>" in html
 
 
+def test_the_report_shows_the_fields_of_a_row_that_has_all_right() -> None:
+    environment = Environment(
+        loader=FileSystemLoader(Path(report.__file__).parent), autoescape=True, undefined=ChainableUndefined
+    )
+    source = '{% from "macros.html.jinja" import heading, grid_table, body, picture %}{% include "scores.html.jinja" %}'
+    html = environment.from_string(source).render(contents=[], fields=[SECTION], worst=[], confusion_picture=None)
+    assert "What is wrong most often" in html and "0.500<small>" in html
+
+
 def test_the_ui_has_a_grid_as_a_table() -> None:
     shown = metadata_of_page({"scores": GRID})["scores"]
     assert isinstance(shown, dg.TableMetadataValue)
-    assert shown.records[0].data["Exact match (higher is better)"] == "0.500"
+    assert shown.records[0].data["Exact match (higher is better)"] == "0.500 [0.400, 0.600]"
 
 
 @pytest.mark.parametrize("empty", [Section(), Section("Title."), Section("Title.", Grid([Heading("")], []))])

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from ft_pipeline.cli.display_tables import new_table
 from ft_pipeline.cli.display_text import plain, say, say_line
+from ft_pipeline.decide.notes import not_compared
 from ft_pipeline.pace import format_duration
 
 BATCH_STYLES = {"succeeded": "green", "failed": "red", "skipped": "yellow"}
@@ -29,7 +30,7 @@ def show_outcome(console: Console, outcome: Any, project: str) -> None:
     decided = outcome.recommendation if _is_current(outcome) else None
     if decided:
         say(console, f"Verdict: [bold]{plain(decided.get('verdict') or decided['reasons'][0])}[/]")
-        for sentence in _not_compared(outcome.comparison):
+        for sentence in not_compared(outcome.comparison) if outcome.comparison else ():
             say(console, f"[yellow]Not compared:[/] {plain(sentence)}")
     _show_champion(console, outcome)
     _show_commands(console, _commands(outcome, decided, project))
@@ -94,13 +95,6 @@ def _show_champion(console: Console, outcome: Any) -> None:
     else:
         past = f"before: {plain(before['name'])}" if before else "the first one"
         say(console, f"Champion: [bold]{plain(now['name'])}[/], new with this run ({past}).")
-
-
-def _not_compared(comparison: Any) -> list[str]:
-    """Return what is missing from the comparison, and why."""
-    if comparison is None:
-        return []
-    return [*(entry.describe() for entry in comparison.contaminated), *comparison.not_asked]
 
 
 def _is_current(outcome: Any) -> bool:

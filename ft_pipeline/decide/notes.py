@@ -71,6 +71,11 @@ def describe_share(rail: Claim) -> str:
     return f"{rail.value:.0%} {rail.told(RailFacts).fault}"
 
 
+def not_compared(comparison: Comparison) -> list[str]:
+    """Return a sentence per model or question that is missing from the comparison: what is missing, and why."""
+    return [*(entry.describe() for entry in comparison.contaminated), *comparison.not_asked]
+
+
 def footnotes(comparison: Comparison) -> list[str]:
     """Return what a reader of the scores must know."""
     notes, out = [], screened_out(comparison)

@@ -8,6 +8,7 @@ from ft_pipeline.decide.notes import (
     base_models,
     describe_share,
     footnotes,
+    not_compared,
     shown_metrics,
     small_note,
     unusable,
@@ -25,8 +26,9 @@ from ft_pipeline.page import Cell, Grid, Heading, Section
 from ft_pipeline.page_markdown import markdown_of
 
 
-def sections(comparison: Comparison) -> dict[str, Section]:
-    """Return the sections of a comparison by name, in reading order. comparison: as people see it (screened_out.py)."""
+def sections(comparison: Comparison, chosen: Row | None = None) -> dict[str, Section]:
+    """Return the sections of a comparison by name, in reading order. comparison: as people see it (screened_out.py).
+    chosen: the row whose slices are shown, see slices_of."""
     checks = [claim for row in comparison.rows for claim in comparison.about(row, "probes", "task")]
     said = [f"{claim.row}: {say(comparison, claim)}." for claim in checks]
     return {
@@ -39,7 +41,7 @@ def sections(comparison: Comparison) -> dict[str, Section]:
         "seeds": _seeds(comparison),
         "learning_curve": _learning_curve(comparison),
         "quantization": _quantization(comparison.quantization_noise),
-        "slices": slice_section(slices_of(comparison)),
+        "slices": _slices(slices_of(comparison, chosen)),
         "left_out": _left_out(comparison),
         "not_compared": _not_compared(comparison),
         "unusable": _unusable(comparison),
@@ -217,7 +219,7 @@ def _quantization(errors_by_experiment: Mapping[str, Sequence[QuantizationError]
     return Section(title, Grid(headings, rows), in_short=())
 
 
-def slice_section(parts: SlicesOfRow | None) -> Section:
+def _slices(parts: SlicesOfRow | None) -> Section:
     """Return the leads of a row in parts of the test conversations."""
     if parts is None:
         return Section()
@@ -242,8 +244,7 @@ def _left_out(comparison: Comparison) -> Section:
 
 
 def _not_compared(comparison: Comparison) -> Section:
-    missing = [*(entry.describe() for entry in comparison.contaminated), *comparison.not_asked]
-    return Section(sentences=[f"Not compared: {sentence}" for sentence in missing])
+    return Section(sentences=[f"Not compared: {sentence}" for sentence in not_compared(comparison)])
 
 
 def _unusable(comparison: Comparison) -> Section:

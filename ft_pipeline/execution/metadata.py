@@ -54,7 +54,7 @@ def _block(block: Any) -> Any:
             return table(block.rows, block.about)
         case Grid():
             titles = [heading.title for heading in block.headings]
-            return table([dict(zip(titles, (cell.text for cell in row), strict=True)) for row in block.cells])
+            return table([dict(zip(titles, (cell.in_full for cell in row), strict=True)) for row in block.cells])
         case Hidden():
             return behind_a_click(block.text)
         case Image():

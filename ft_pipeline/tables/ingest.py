@@ -35,6 +35,8 @@ from ft_pipeline.tables.reason_codes import Refused
 
 MAX_NAMED_COLUMNS = 20
 """Maximum number of unused columns that a warning names."""
+MAY_BE_ALL = frozenset({"no_content", "wrong_format", "wrong_type"})
+"""Reason codes that all rows of a file may have, so that the file is refused by the message of the first one."""
 
 
 class Ingestor:
@@ -173,7 +175,7 @@ class _FileTotals:
         self.hints: dict[str, list[int]] = {}
         self.masked: Counter[str] = Counter()
         self.first_messages: dict[str, str] = {}
-        """Each reason code that all rows of a file may have → message of the first row."""
+        """Reason code of MAY_BE_ALL → message of the first row."""
         self.columns: list[str] = []
         """The columns of the first rows."""
         self.unknown: set[str] = set()
@@ -191,8 +193,7 @@ class _FileTotals:
         self.rows.append(batch_result.rows)
         self.masked += batch_result.masked
         self.columns = self.columns or batch_result.columns
-        whole = {"no_content", "wrong_format", "wrong_type"}  # codes that all rows of a file may have
-        for code in whole & batch_result.reasons.keys() - self.first_messages.keys():
+        for code in MAY_BE_ALL & batch_result.reasons.keys() - self.first_messages.keys():
             messages = (row["message"] for row in batch_result.aside.to_pylist() if row["code"] == code)
             self.first_messages[code] = next(messages)
         self.keys.append(batch_result.keys)

@@ -4,6 +4,7 @@ from typing import Any
 
 from ft_pipeline.decide.comparison import Comparison
 from ft_pipeline.decide.plots import confusion_picture
+from ft_pipeline.decide.sections import field_sections
 from ft_pipeline.evaluation.comparison.check_records import Confusion, FieldResults
 
 
@@ -14,6 +15,7 @@ def check_values(comparison: Comparison, chosen: str | None) -> dict[str, Any]:
     fields = [results for results in comparison.field_results if results.row == name]
     of_row: list[FieldResults | Confusion] = [*fields, *matrices]
     return {
+        "fields": field_sections(comparison.field_results),
         "confusion_picture": confusion_picture(matrices),
         "worst": [sentence for result in of_row for sentence in result.describe_worst()],
     }

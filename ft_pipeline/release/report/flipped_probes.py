@@ -1,4 +1,4 @@
-"""What probes and tasks say of tuned models, for the report, with the answers to probes that changed."""
+"""The answers to probes that changed, for the report."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,8 +7,6 @@ import pyarrow.parquet as pq
 
 from ft_pipeline.decide.claim import Claim
 from ft_pipeline.decide.comparison import Comparison, Row
-from ft_pipeline.decide.evidence import KEPT
-from ft_pipeline.decide.words import say
 from ft_pipeline.evaluation.comparison.probe_outcomes import Rule, describe_outcome, is_wanted
 from ft_pipeline.evaluation.scoring.probe_files import PROBES_FILE
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
@@ -22,8 +20,8 @@ Answers = Mapping[str, str]
 def base_check_values(
     store: ArtifactStore, artifact: Artifact, comparison: Comparison, chosen: str | None
 ) -> dict[str, Any]:
-    """Return the results of all rows for the template, and the answers that changed in one row: the chosen one if it
-    was tested, else the best row that was.
+    """Return the answers that changed in one row, for the template: the chosen one if it was tested, else the best
+    row that was.
 
     artifact: of the comparison.
     """
@@ -31,11 +29,6 @@ def base_check_values(
     row = next((row for row in tested if row.name == chosen), tested[0] if tested else None)
     rules: Mapping[str, Rule] = artifact.spec["config"].get("probes", {})
     return {
-        "base_checks": [
-            {"row": entry.name, "sentence": f"{say(comparison, check)}.", "verdict": KEPT["checks"][check.verdict]}
-            for entry in tested
-            for check in comparison.about(entry, "probes", "task")
-        ],
         "flipped_row": row.name if row else "",
         "flipped": [
             entry

@@ -8,8 +8,7 @@ from ft_pipeline.decide.comparison import Comparison, Row
 from ft_pipeline.decide.findings.costs import describe_break_even
 from ft_pipeline.decide.notes import shown_metrics
 from ft_pipeline.decide.plots import learning_curve_picture, score_picture, slice_picture
-from ft_pipeline.decide.sections import score_cell, sections, slice_section
-from ft_pipeline.decide.slice_table import slices_of
+from ft_pipeline.decide.sections import score_cell, sections
 from ft_pipeline.evaluation.comparison.score import Score
 from ft_pipeline.evaluation.prompt_search.tries import TRIES_FILE, read_tries
 from ft_pipeline.evaluation.prompt_search.tries import describe as describe_search
@@ -25,7 +24,7 @@ def score_values(comparison: Comparison, describe: Callable[[Row], str], chosen:
     """
     curve, slices = learning_curve_picture(comparison), slice_picture(comparison, chosen)
     return {
-        "sections": sections(comparison) | {"slices": slice_section(slices_of(comparison, chosen))},
+        "sections": sections(comparison, chosen),
         "primary": comparison.metric().title,
         "metrics": list(shown_metrics(comparison).values()),
         "descriptions": {row.name: describe(row) for row in comparison.rows},
