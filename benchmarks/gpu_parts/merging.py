@@ -42,7 +42,7 @@ def _measure(bench: Bench, model: str, kinds: tuple[str, ...]) -> Findings:
     bench.run("material", {"objective": "sft", "base": base, "folder": data})
     items = [
         {
-            "experiment": experiment("sft", VARIANTS[kind], num_train_epochs=2),
+            "experiment": experiment("sft", VARIANTS[kind], num_train_epochs=1 if bench.is_tiny else 2),
             "base": base,
             "data": f"{data}/data",
             "device": bench.torch_device,

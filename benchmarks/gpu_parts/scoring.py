@@ -17,7 +17,7 @@ def measure_part(bench: Bench) -> Findings:
     """Score items with a large model, and with the embedded one if it is there."""
     findings = Findings()
     models = ["llama_1b", *(["embedded"] if bench.has_model("embedded") else [])]
-    sizes = {"items": 4, "batch": 2} if bench.is_tiny else {"items": 96, "batch": 32}
+    sizes = {"items": 2, "batch": 2} if bench.is_tiny else {"items": 96, "batch": 32}
     items = [{"base": bench.model(name), "device": bench.torch_device, **sizes} for name in models]
     for name, outcome in zip(models, bench.run_each("scoring", items), strict=True):
         if (result := findings.taken(name, outcome)) is None:

@@ -8,12 +8,18 @@ import time
 from pathlib import Path
 from typing import Any
 
+import peft  # noqa: F401 -- for the forks
 import pytest
+import torch  # noqa: F401
+import transformers  # noqa: F401
+import trl  # noqa: F401
 from gpu_parts.bench import Bench, Findings
 from gpu_parts.losses import VARIANTS, Comparison
 from gpu_parts.registry import all_parts
+from gpu_parts.runner import Results, Runner
 
 from ft_pipeline_tests.benchmarks.conftest import BENCHMARKS
+from ft_pipeline_tests.forked_process import ForkedProcess
 
 ROOT = BENCHMARKS.parent
 pytestmark = [pytest.mark.long, pytest.mark.story]
@@ -51,6 +57,16 @@ def failed(result_: dict[str, Any]) -> list[dict[str, Any]]:
     return [check for check in result_.get("checks", []) if not check["passed"]]
 
 
+def forked_task(bench: Bench, command: list[str], log: Any, gpus: int) -> int:
+    """Bench._wait with a fork of this process, which need not import torch; `made` has the processes of a user."""
+    process = ForkedProcess("benchmarks.gpu", *command[2:], **bench._environment(gpus))
+    try:
+        return process.wait(bench.deadline - time.monotonic())
+    finally:
+        process.kill()
+        log.write("".join(process.communicate()).encode())
+
+
 @pytest.fixture
 def fake_vllm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A program named vllm that answers something else than the model."""
@@ -63,9 +79,12 @@ def fake_vllm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAKE_VLLM_LOG", str(tmp_path / "events.jsonl"))
 
 
-def test_every_part_runs_on_a_cpu_and_only_a_wrong_engine_fails(made: Path, fake_vllm: None) -> None:
-    shown = command(made, "run", "--device", "cpu", "--scale", "tiny", "--minutes", "90")
-    assert "All parts have a result." in shown
+def test_every_part_runs_on_a_cpu_and_only_a_wrong_engine_fails(
+    made: Path, fake_vllm: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Bench, "_wait", forked_task)
+    Runner(Results(made), all_parts(), "cpu", "tiny").run([part.name for part in all_parts()], minutes=90)
+    assert "All parts have a result." in capsys.readouterr().out
     found = {part.name: result(made, part.name) for part in all_parts()}
     wrong = {name: failed(each) or each.get("error") for name, each in found.items() if each["status"] != "passed"}
     assert set(wrong) == {"vllm"}, wrong

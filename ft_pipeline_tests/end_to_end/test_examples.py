@@ -76,10 +76,11 @@ def test_an_example_that_does_not_exist_is_named(tmp_path: Path) -> None:
 def test_a_shrunken_example_goes_from_files_to_a_verdict_of_its_check(example: Path) -> None:
     """A few steps, questions and test rows: enough to go all the way, not to learn the task."""
     for path in (example / "data" / "general").glob("*.jsonl"):
-        cut(path, 8)
+        cut(path, 4)
     for path in rows_files(example):
-        cut(path, 120)
-    change_yaml(example / "project.yaml", evaluation={"max_test_rows": 12}, promotion={"min_test_rows": 2})
+        cut(path, 80)
+    smaller = {"max_test_rows": 8, "max_new_tokens": 24}
+    change_yaml(example / "project.yaml", evaluation=smaller, promotion={"min_test_rows": 2})
     change_yaml(example / "experiments" / "lora.yaml", training={"max_steps": 4})
     done = ft(example, "run", "--experiment", "lora", timeout=1500)
     assert done.returncode == 0, done.stderr[-4000:]

@@ -1,6 +1,6 @@
 """The README's section on distillation, word for word: its commands, in a copy of the checkout.
 
-The teacher is the embedded model behind `transformers serve`. There are few general questions, to take less time.
+The teacher is the embedded model behind `transformers serve`. Few questions, test rows and steps take less time.
 """
 
 import os
@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ft_pipeline.scaffold import example_folder
-from ft_pipeline_tests.end_to_end.project import current, cut, ft_json
+from ft_pipeline_tests.end_to_end.project import change_yaml, current, cut, ft_json
 from ft_pipeline_tests.end_to_end.serving import free_port, running
 
 pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.story]
@@ -23,6 +23,8 @@ PORT = "8000"
 SECONDS = 1800
 TRIES = "tries: 12"
 """Of a new project's search of prompts; the test's tries less."""
+EXPERIMENT, SHORT = "technique: qlora", "technique: qlora\ntraining: {max_steps: 8}"
+"""The test's trainings are short."""
 
 
 def commands(heading: str) -> list[str]:
@@ -64,12 +66,15 @@ def test_the_readmes_distillation_commands_work(tmp_path: Path) -> None:
     (checkout / "data").symlink_to(example_folder() / "data")
     port = free_port()
     blocks = [block.replace(PORT, str(port)) for block in commands("Distill from a teacher")]
+    assert blocks[2].count(EXPERIMENT) == 2
+    blocks[2] = blocks[2].replace(EXPERIMENT, SHORT)
     prepare, serve, distill, read = blocks
     bash(prepare, checkout)
     root = tmp_path / "distill"
     settings = root / "project.yaml"
     assert TRIES in settings.read_text(encoding="utf-8")
     settings.write_text(settings.read_text(encoding="utf-8").replace(TRIES, "tries: 2"), encoding="utf-8")
+    change_yaml(settings, evaluation={"max_test_rows": 12, "max_new_tokens": 32})
     for path in (root / "data" / "general").glob("*.jsonl"):
         cut(path, 8)
     with running(["bash", "-c", f"exec {serve}"], port, checkout):
