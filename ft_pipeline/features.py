@@ -13,7 +13,19 @@ from typing import Any
 
 GROUP = "ft_pipeline.features"
 """The group of entry points. Each one names a Feature."""
-BUILT_IN = ("gguf", "ratings", "judge", "serving", "inbox", "search", "exchange", "clusters", "copies", "erasure")
+BUILT_IN = (
+    "gguf",
+    "ratings",
+    "judge",
+    "serving",
+    "inbox",
+    "search",
+    "exchange",
+    "clusters",
+    "copies",
+    "audit",
+    "erasure",
+)
 """Folders of this package whose `__init__.py` has a FEATURE."""
 TABLES = {
     "export": "(project, store, model, directory, quantize, force, with_texts) → the Answer of `ft export --format`",

@@ -197,8 +197,8 @@ def test_shared_artifacts_name_no_experiment(steps: dict) -> None:
 
 
 def test_an_input_of_an_experiment_links_to_its_partition(tmp_path: Path) -> None:
-    from ft_pipeline.audit.artifact_index import ArtifactIndex
     from ft_pipeline.execution.metadata import artifact_metadata
+    from ft_pipeline.lineage.artifact_index import ArtifactIndex
     from ft_pipeline_tests.audit.shop import Shop
 
     shop = Shop(tmp_path / "shop")

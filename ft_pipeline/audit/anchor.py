@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 
-from ft_pipeline.audit.findings import Finding, FindingCode
 from ft_pipeline.errors import UserError
+from ft_pipeline.lineage.findings import Finding, FindingCode
 from ft_pipeline.store.at_rest import require_as_signed
 from ft_pipeline.store.atomic_files import translate_write_errors, write_atomically
 from ft_pipeline.store.journal_lines import FILE_NAME, read_lines

@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ft_pipeline.audit.artifact_index import ArtifactIndex, ArtifactNode
 from ft_pipeline.audit.chain import Chain, raw_files
-from ft_pipeline.audit.findings import Finding
 from ft_pipeline.errors import UserError
+from ft_pipeline.lineage.artifact_index import ArtifactIndex, ArtifactNode
+from ft_pipeline.lineage.findings import Finding
 from ft_pipeline.store.artifact_redaction import read_redactions
 from ft_pipeline.store.spec import ArtifactReference
 

@@ -4,9 +4,9 @@ from collections import deque
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ft_pipeline.audit.artifact_index import SHOWN_DIGITS, ArtifactIndex, ArtifactNode
-from ft_pipeline.audit.findings import Finding
 from ft_pipeline.audit.subject import EVIDENCE, AuditSubject
+from ft_pipeline.lineage.artifact_index import SHOWN_DIGITS, ArtifactIndex, ArtifactNode
+from ft_pipeline.lineage.findings import Finding
 from ft_pipeline.store.blobs import BlobStore
 
 

@@ -4,11 +4,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ft_pipeline.audit.artifact_index import ArtifactIndex, ArtifactNode
-from ft_pipeline.audit.findings import CheckedRecords, Finding, check_ledger
 from ft_pipeline.decide import exposure_ledger
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.prompt_search import looks as validation_looks
+from ft_pipeline.lineage.artifact_index import ArtifactIndex, ArtifactNode
+from ft_pipeline.lineage.findings import CheckedRecords, Finding, check_ledger
 from ft_pipeline.release import champion, requests
 from ft_pipeline.store.artifact_redaction import Redaction, read_redactions, redaction_ledger
 from ft_pipeline.store.checked_json import read_checked

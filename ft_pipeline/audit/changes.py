@@ -5,13 +5,14 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from ft_pipeline.audit.artifact_index import ArtifactIndex, ArtifactNode
 from ft_pipeline.audit.chain import Chain, without_evidence
 from ft_pipeline.audit.rows import TrainingRow, left_out_rows, training_rows
 from ft_pipeline.audit.subject import AuditSubject, find_subject, read_comparison
 from ft_pipeline.decide.seen import are_tests_seen
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.model_kinds import TUNED
+from ft_pipeline.lineage.artifact_index import ArtifactIndex, ArtifactNode
+from ft_pipeline.steps.experiment import flatten_settings
 
 PREVIOUS = "previous"
 """What `ft audit --against` calls the champion before the subject."""
@@ -182,12 +183,3 @@ def _is_seen(index: ArtifactIndex, scores: ArtifactNode, name: str) -> bool:
 
 def _first_of_kind(chain: Chain, kind: str) -> ArtifactNode | None:
     return next(iter(chain.of_kind(kind)), None)
-
-
-def flatten_settings(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return dotted key → value of nested settings. An empty mapping is a value."""
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        name = f"{prefix}{key}"
-        flat |= flatten_settings(value, f"{name}.") if isinstance(value, Mapping) and value else {name: value}
-    return flat

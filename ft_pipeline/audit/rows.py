@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 from enum import IntEnum
 from typing import Any
 
-from ft_pipeline.audit.artifact_index import ArtifactIndex, ArtifactNode
 from ft_pipeline.audit.chain import Chain, inputs_of
-from ft_pipeline.audit.row_usage import SPLITS, read_rows
+from ft_pipeline.lineage.artifact_index import ArtifactIndex, ArtifactNode
+from ft_pipeline.lineage.row_usage import SPLITS, read_rows
 from ft_pipeline.tables.formats.turns import searchable_texts
 from ft_pipeline.tables.text_rules import normalise
 

@@ -7,11 +7,11 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from ft_pipeline import features
-from ft_pipeline.audit.artifact_index import SHOWN_DIGITS, ArtifactIndex, ArtifactNode
 from ft_pipeline.audit.audit_report import VerificationResult
 from ft_pipeline.audit.chain import broken_link, inputs_of, raw_files
 from ft_pipeline.audit.champion_records import LEDGERS, check_redactions
-from ft_pipeline.audit.findings import Finding
+from ft_pipeline.lineage.artifact_index import SHOWN_DIGITS, ArtifactIndex, ArtifactNode
+from ft_pipeline.lineage.findings import Finding
 from ft_pipeline.store.blobs import BlobStore
 from ft_pipeline.store.hashing import sha256_of_file
 from ft_pipeline.store.journal_lines import STATE

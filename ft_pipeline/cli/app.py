@@ -48,11 +48,8 @@ OWN = {
     "upgrade": "upgrade:upgrade",
     "memory": "memory:memory",
     "inspect": "inspect:inspect",
-    "anchor": "keys:anchor",
     "validate": "commands:validate",
     "sql": "commands:sql",
-    "audit": "audit:audit",
-    "keys": "keys:app",
 }
 """Name → `module:function` in this package. Of a group, `module:app`."""
 COMMANDS = {name: f"{__package__}.{target}" for name, target in OWN.items()} | commands()

@@ -7,6 +7,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.text import Text
 
+CHARS_SHOWN = 120
+"""Of a text that is shown in one line."""
 INDENT = re.compile(r"\s*(?:[·✗✓!…] )?")
 """What a sentence begins with that its further lines leave empty."""
 
@@ -55,3 +57,8 @@ def _wrap(console: Console, paragraph: Text, indent: int) -> Iterable[Text]:
 def say_line(console: Console, text: str) -> None:
     """Print what a person copies, such as a path or a command: on one line, which only the terminal itself breaks."""
     console.print(Text.from_markup(text, emoji=False), soft_wrap=True)
+
+
+def truncate(text: str) -> str:
+    """Return the beginning of a text, as much as is shown."""
+    return text if len(text) <= CHARS_SHOWN else text[: CHARS_SHOWN - 1] + "…"

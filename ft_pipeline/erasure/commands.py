@@ -12,7 +12,7 @@ from rich.console import Console
 
 from ft_pipeline.cli.command import Answer, UnopenedProject, command
 from ft_pipeline.cli.common import ReasonOption
-from ft_pipeline.cli.display_text import plain, say, say_line
+from ft_pipeline.cli.display_text import plain, say, say_line, truncate
 
 if TYPE_CHECKING:
     from ft_pipeline.erasure.erase import ErasureResult
@@ -37,7 +37,7 @@ def erase(
 
 def show_erasure(console: Console, result: "ErasureResult") -> None:
     """Print what was erased, which models used it, and what to do next."""
-    from ft_pipeline.audit.artifact_index import SHOWN_DIGITS
+    from ft_pipeline.lineage.artifact_index import SHOWN_DIGITS
 
     say(console, f"Erased (record {result.record} in data/store/redactions, hashes in data/excluded.yaml):")
     # A document of a trace file has rows of several tables, which name it relative to their own folder.
@@ -72,8 +72,6 @@ def show_erasure(console: Console, result: "ErasureResult") -> None:
 
 def _show_shared(console: Console, shared: Mapping[str, Any]) -> None:
     """Print a text that stays, the rows and files because of which it does, and how to erase it there."""
-    from ft_pipeline.cli.display_audit_rows import truncate
-
     text = plain(truncate(shared["text"].replace("\n", " ")))
     say(console, f"[yellow]“{text}” stays, because other rows or files have it, too. To erase it there:[/]")
     rows_of: dict[str, list[int]] = {}

@@ -14,8 +14,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from ft_pipeline.audit.artifact_index import SHOWN_DIGITS, ArtifactIndex
-from ft_pipeline.audit.row_usage import MADE_FROM_IT, usage_of
 from ft_pipeline.erasure.dagster_log import redact_database
 from ft_pipeline.erasure.file_kinds import files_of
 from ft_pipeline.erasure.lineage import Lineage, PlacedRow, origins_by_artifact, trace
@@ -24,6 +22,8 @@ from ft_pipeline.erasure.raw_copies import RawFile, raw_files, remote_files
 from ft_pipeline.erasure.raw_files import RawRow, read_raw_rows, replace_with_markers
 from ft_pipeline.erasure.reasons import describe_kept, read_reasons, repeated_in, telling_words
 from ft_pipeline.errors import UserError
+from ft_pipeline.lineage.artifact_index import SHOWN_DIGITS, ArtifactIndex
+from ft_pipeline.lineage.row_usage import MADE_FROM_IT, usage_of
 from ft_pipeline.models.endpoint.answer_log import erase_answers
 from ft_pipeline.project import Project, has_separate_database
 from ft_pipeline.store.artifact_redaction import (

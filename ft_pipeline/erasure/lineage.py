@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 
-from ft_pipeline.audit.artifact_index import ArtifactIndex
-from ft_pipeline.audit.row_usage import SCORE_KINDS, derived_ids, descendants, rows_with
 from ft_pipeline.erasure.near_copies import ErasedContents, PhraseIndex, Words
 from ft_pipeline.erasure.raw_copies import RawFile, all_files, raw_files, remote_files
 from ft_pipeline.erasure.raw_files import RawRow, read_raw_rows
 from ft_pipeline.erasure.reasons import telling_words
 from ft_pipeline.evaluation.scoring.retrieval import split_into_passages
 from ft_pipeline.evaluation.tuned_variants import variants_in
+from ft_pipeline.lineage.artifact_index import ArtifactIndex
+from ft_pipeline.lineage.row_usage import SCORE_KINDS, derived_ids, descendants, rows_with
 from ft_pipeline.project import Project
 from ft_pipeline.sources.file_names import suffix_of
 from ft_pipeline.store.artifact_redaction import drafts_folder

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 
-from ft_pipeline.audit.artifact_index import SHOWN_DIGITS, ArtifactIndex
 from ft_pipeline.erasure.raw_files import read_raw_rows
 from ft_pipeline.errors import UserError
+from ft_pipeline.lineage.artifact_index import SHOWN_DIGITS, ArtifactIndex
 from ft_pipeline.project import Project
 from ft_pipeline.sources.file_names import stem_of
 from ft_pipeline.sources.local_folder import remote_sources

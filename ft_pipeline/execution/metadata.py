@@ -12,7 +12,6 @@ from urllib.parse import quote
 
 import dagster as dg
 
-from ft_pipeline.audit.artifact_index import SHOWN_DIGITS, ArtifactIndex
 from ft_pipeline.execution.dagster_names import asset_key, dagster_settings
 from ft_pipeline.execution.page_layout import (
     behind_a_click,
@@ -23,6 +22,7 @@ from ft_pipeline.execution.page_layout import (
     room_for_values,
     with_breaks,
 )
+from ft_pipeline.lineage.artifact_index import SHOWN_DIGITS, ArtifactIndex
 from ft_pipeline.page import Columns, Grid, Hidden, Image, Lineage, Page, Picture, Points, Table, Words
 from ft_pipeline.small_plots import SHOWN_CHARACTERS
 from ft_pipeline.store.artifacts import Artifact

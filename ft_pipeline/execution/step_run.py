@@ -7,7 +7,6 @@ from typing import Any
 import dagster as dg
 from dagster._core.storage.tags import ASSET_RESUME_RETRY_TAG, RESUME_RETRY_TAG
 
-from ft_pipeline.audit.artifact_index import ArtifactIndex
 from ft_pipeline.errors import UserError
 from ft_pipeline.events import EventState, Progress, StepEvent, publish
 from ft_pipeline.execution import orphaned_runs
@@ -23,6 +22,7 @@ from ft_pipeline.execution.device_pool import PODS
 from ft_pipeline.execution.machines import device_need, limit_run_time
 from ft_pipeline.execution.metadata import artifact_metadata, clean_metadata, metadata_of_finished, metadata_of_page
 from ft_pipeline.execution.resources import ProjectResource
+from ft_pipeline.lineage.artifact_index import ArtifactIndex
 from ft_pipeline.pace import Throttle
 from ft_pipeline.project import Project
 from ft_pipeline.recorded_checks import failed_checks, recorded_checks

@@ -9,9 +9,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from ft_pipeline.audit.artifact_index import ArtifactIndex
-from ft_pipeline.audit.findings import CheckedRecords, check_ledger
 from ft_pipeline.errors import UserError
+from ft_pipeline.lineage.artifact_index import ArtifactIndex
+from ft_pipeline.lineage.findings import CheckedRecords, check_ledger
 from ft_pipeline.store.checked_json import Number
 from ft_pipeline.store.ledger import Ledger
 from ft_pipeline.store.provenance import user_name

@@ -14,8 +14,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from ft_pipeline.audit.artifact_index import ArtifactIndex
-from ft_pipeline.audit.findings import CheckedRecords, check_ledger
+from ft_pipeline.lineage.artifact_index import ArtifactIndex
+from ft_pipeline.lineage.findings import CheckedRecords, check_ledger
 from ft_pipeline.store.artifact_redaction import redaction_ledger
 from ft_pipeline.store.atomic_files import create_atomically, translate_write_errors
 from ft_pipeline.store.checked_json import Digest, Number, parse_checked

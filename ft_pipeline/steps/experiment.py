@@ -6,9 +6,9 @@
 """
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
-from ft_pipeline.audit.changes import flatten_settings
 from ft_pipeline.page import Page, Points
 from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.settings.feature_keys import defaults_of_features
@@ -52,6 +52,15 @@ def page(artifact: Artifact) -> Page:
 
 def _as_text(value: Any) -> str:
     return json.dumps(value) if value in (None, "") or isinstance(value, (dict, list, bool)) else str(value)
+
+
+def flatten_settings(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return dotted key → value of nested settings. An empty mapping is a value."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        name = f"{prefix}{key}"
+        flat |= flatten_settings(value, f"{name}.") if isinstance(value, Mapping) and value else {name: value}
+    return flat
 
 
 STEP = step_of(__name__, stage="training", per_experiment=True, kinds=frozenset({"yaml"}))

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from ft_pipeline.audit.artifact_index import ArtifactIndex
 from ft_pipeline.audit.chain import walk
 from ft_pipeline.audit.subject import find_subject
 from ft_pipeline.cli import app
 from ft_pipeline.errors import UserError
+from ft_pipeline.lineage.artifact_index import ArtifactIndex
 from ft_pipeline.store.manifest import sealed_manifest
 from ft_pipeline_tests.audit.conftest import Command
 from ft_pipeline_tests.audit.shop import Shop

@@ -8,11 +8,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ft_pipeline.audit.artifact_index import ArtifactIndex
 from ft_pipeline.audit.chain import walk
 from ft_pipeline.audit.changes import describe_changes
 from ft_pipeline.audit.subject import find_subject
 from ft_pipeline.decide.claim import Claim, ScreenFacts
+from ft_pipeline.lineage.artifact_index import ArtifactIndex
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline_tests.audit.shop import Shop
 from ft_pipeline_tests.golden.worlds import make

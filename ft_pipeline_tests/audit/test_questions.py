@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from ft_pipeline.audit.artifact_index import ArtifactIndex
 from ft_pipeline.errors import UserError
+from ft_pipeline.lineage.artifact_index import ArtifactIndex
 from ft_pipeline.store.hashing import sha256_of_file
 from ft_pipeline_tests.audit.conftest import Command
 from ft_pipeline_tests.audit.shop import ALPACA, BROKEN, SECRET, SHAREGPT, Shop

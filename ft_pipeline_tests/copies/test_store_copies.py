@@ -12,7 +12,6 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from ft_pipeline.audit.artifact_index import ArtifactIndex
 from ft_pipeline.audit.verify import verify
 from ft_pipeline.copies.places import open_place
 from ft_pipeline.copies.pull import PullResult, pull
@@ -21,6 +20,7 @@ from ft_pipeline.copies.states import CopiedFile, newest_state, write_state
 from ft_pipeline.copies.transfer import LocalFile, fetch_objects, send_objects
 from ft_pipeline.erasure.erase import erase
 from ft_pipeline.errors import UserError
+from ft_pipeline.lineage.artifact_index import ArtifactIndex
 from ft_pipeline.project import Project
 from ft_pipeline.release import champion
 from ft_pipeline.store.asset_pointers import AssetPointers

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ft_pipeline.audit.artifact_index import ArtifactIndex, ArtifactNode
 from ft_pipeline.audit.verify import verify
+from ft_pipeline.lineage.artifact_index import ArtifactIndex, ArtifactNode
 from ft_pipeline_tests.audit.tampering import edit, flip, some_file
 from ft_pipeline_tests.end_to_end.project import PER_EXPERIMENT, SHARED, WITHOUT_ASSET, Finished, ft_here_json
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from ft_pipeline.audit.artifact_index import ArtifactIndex
 from ft_pipeline.erasure.erase import erase
+from ft_pipeline.lineage.artifact_index import ArtifactIndex
 from ft_pipeline.project import Project
 from ft_pipeline_tests.erasure.traces import decoded_tokens, traces, unknown_files
 from ft_pipeline_tests.fixtures.packing import unpack

@@ -22,7 +22,6 @@ import pytest
 import zstandard
 from rich.console import Console
 
-from ft_pipeline.audit.artifact_index import ArtifactIndex
 from ft_pipeline.distillation.answer_table import ANSWERS, answer_row
 from ft_pipeline.erasure import erase as erasing
 from ft_pipeline.erasure import raw_copies
@@ -33,6 +32,7 @@ from ft_pipeline.erasure.raw_files import read_raw_rows
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.scoring.prompt_sources import shown_texts
 from ft_pipeline.evaluation.scoring.retrieval import split_into_passages
+from ft_pipeline.lineage.artifact_index import ArtifactIndex
 from ft_pipeline.models.endpoint.answer_log import AnswerLog
 from ft_pipeline.models.endpoint.rate_limits import TokenEstimate
 from ft_pipeline.models.endpoint.responses import Failure, Reply

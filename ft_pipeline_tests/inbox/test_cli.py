@@ -8,11 +8,11 @@ import dagster as dg
 import pytest
 from typer.testing import CliRunner, Result
 
-from ft_pipeline.audit.artifact_index import ArtifactIndex
+from ft_pipeline.audit.event_log_check import compare_with_event_log
 from ft_pipeline.cli import app
 from ft_pipeline.errors import UserError
-from ft_pipeline.execution.event_log_check import compare_with_event_log
 from ft_pipeline.inbox.decisions import ledger
+from ft_pipeline.lineage.artifact_index import ArtifactIndex
 from ft_pipeline.project import Project
 from ft_pipeline_tests.inbox.served import QUESTION, RIGHT, WRONG, accepted_lines, call, new_project, said, write
 

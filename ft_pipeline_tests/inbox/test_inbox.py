@@ -8,13 +8,13 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from ft_pipeline.audit.artifact_index import ArtifactIndex
 from ft_pipeline.audit.verify import verify
 from ft_pipeline.errors import UserError
 from ft_pipeline.inbox.decide import decide, find_open
 from ft_pipeline.inbox.decisions import ledger
 from ft_pipeline.inbox.proposals import read_inbox, turns_of
 from ft_pipeline.inbox.traffic import log_path
+from ft_pipeline.lineage.artifact_index import ArtifactIndex
 from ft_pipeline.project import Project
 from ft_pipeline.tables.build import build_table
 from ft_pipeline.tables.file_result import SourceFile

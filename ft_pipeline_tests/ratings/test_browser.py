@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page
 
-from ft_pipeline.audit.artifact_index import ArtifactIndex
 from ft_pipeline.audit.verify import verify
+from ft_pipeline.lineage.artifact_index import ArtifactIndex
 from ft_pipeline.ratings.rating_ledger import read_ratings
 from ft_pipeline_tests.end_to_end.ui import browsing, chromium
 from ft_pipeline_tests.ratings.rated import PROMPT, TUNED, RatedProject, curt_answer, kind_answer

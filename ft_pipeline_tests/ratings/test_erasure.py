@@ -7,12 +7,12 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from ft_pipeline.audit.artifact_index import ArtifactIndex
 from ft_pipeline.audit.verify import verify
 from ft_pipeline.copies.places import open_place
 from ft_pipeline.copies.pull import pull
 from ft_pipeline.copies.push import push
 from ft_pipeline.errors import UserError
+from ft_pipeline.lineage.artifact_index import ArtifactIndex
 from ft_pipeline.ratings.rating_ledger import Rating, append_rating, content_digest, read_ratings, seed_of
 from ft_pipeline.ratings.ratings import FILE_NAME, write_table
 from ft_pipeline.store.journal import sign_new_store

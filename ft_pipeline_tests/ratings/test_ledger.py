@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from ft_pipeline.audit.artifact_index import ArtifactIndex
 from ft_pipeline.audit.verify import verify
 from ft_pipeline.errors import UserError
+from ft_pipeline.lineage.artifact_index import ArtifactIndex
 from ft_pipeline.ratings import pairs
 from ft_pipeline.ratings.pairs import Match, Pair, in_order
 from ft_pipeline.ratings.rating_ledger import Rating, Verdict, is_row, ledger, newest, read_ratings

@@ -4,10 +4,10 @@ import socket
 
 import pytest
 
-from ft_pipeline.audit.artifact_index import ArtifactIndex
 from ft_pipeline.audit.verify import verify
 from ft_pipeline.errors import UserError
 from ft_pipeline.execution.local_page import LocalPage
+from ft_pipeline.lineage.artifact_index import ArtifactIndex
 from ft_pipeline.ratings.rating_ledger import read_ratings
 from ft_pipeline_tests.ratings.rated import HOSTILE, PROMPT, TUNED, RatedProject, curt_answer, kind_answer
 from ft_pipeline_tests.ratings.visiting import visiting

@@ -7,7 +7,6 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from ft_pipeline.audit.artifact_index import ArtifactIndex
 from ft_pipeline.audit.champion_records import check_exposures
 from ft_pipeline.decide import exposure_ledger
 from ft_pipeline.decide.documents import read_comparison
@@ -19,6 +18,7 @@ from ft_pipeline.decide.released import ChampionRecord
 from ft_pipeline.decide.ruling import Ruling, ruling_of
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.comparison.score import Score
+from ft_pipeline.lineage.artifact_index import ArtifactIndex
 from ft_pipeline.release.case import lead_on, read_samples, weights_of
 from ft_pipeline.release.looks import ids_of_test_rows, write_looks_at_scores
 from ft_pipeline.release.recorded_decision import RecordedDecision, decide_and_record

@@ -6,17 +6,15 @@ from typing import Any
 
 from rich.console import Console
 
-from ft_pipeline.audit.artifact_index import SHOWN_DIGITS
 from ft_pipeline.audit.chain import Chain
-from ft_pipeline.audit.row_usage import RowUsage
 from ft_pipeline.audit.rows import LeftOut, Match, TrainingRow
 from ft_pipeline.cli.display_tables import print_rows
-from ft_pipeline.cli.display_text import plain, say
+from ft_pipeline.cli.display_text import plain, say, truncate
+from ft_pipeline.lineage.artifact_index import SHOWN_DIGITS
+from ft_pipeline.lineage.row_usage import RowUsage
 
 ROWS_SHOWN = 20
 LEFT_OUT_SHOWN = 5 * ROWS_SHOWN
-CHARS_SHOWN = 120
-"""Number of characters of a text that are shown."""
 
 
 def show_training_rows(console: Console, chain: Chain, rows: Sequence[TrainingRow]) -> None:
@@ -117,11 +115,6 @@ def _score(score: Mapping[str, float] | None) -> str:
         return "not measured"
     interval = f" ({score['low']:.3f} to {score['high']:.3f})" if "low" in score else ""
     return f"{score['value']:.3f}{interval}"
-
-
-def truncate(text: str) -> str:
-    """Return the beginning of a text, as much as is shown."""
-    return text if len(text) <= CHARS_SHOWN else text[: CHARS_SHOWN - 1] + "…"
 
 
 def _show_rest(console: Console, count: int, shown: int) -> None:

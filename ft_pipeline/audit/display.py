@@ -6,11 +6,11 @@ from typing import Any
 from rich.console import Console
 from rich.tree import Tree
 
-from ft_pipeline.audit.artifact_index import SHOWN_DIGITS, ArtifactNode
 from ft_pipeline.audit.audit_report import VerificationResult, erasure_notes, node_status
 from ft_pipeline.audit.chain import Chain, raw_files, without_evidence
 from ft_pipeline.audit.subject import champion_artifact
 from ft_pipeline.cli.display_text import is_terminal, plain, say
+from ft_pipeline.lineage.artifact_index import SHOWN_DIGITS, ArtifactNode
 from ft_pipeline.store.signing import ID_DIGITS
 
 FILES_SHOWN = 12

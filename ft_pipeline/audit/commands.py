@@ -116,9 +116,9 @@ def _walk_chain(project: "Project", name: str | None, *, or_whole_store: bool) -
 
     or_whole_store: if the subject cannot be found, return an empty chain and the reason. The store may be damaged.
     """
-    from ft_pipeline.audit.artifact_index import ArtifactIndex
     from ft_pipeline.audit.chain import walk
     from ft_pipeline.audit.subject import CHAMPION, NothingReleased, find_subject, whole_store
+    from ft_pipeline.lineage.artifact_index import ArtifactIndex
     from ft_pipeline.store.journal_lines import FILE_NAME
 
     index = ArtifactIndex(project.store)
@@ -133,7 +133,7 @@ def _walk_chain(project: "Project", name: str | None, *, or_whole_store: bool) -
 
 def _answer_chain(project: "Project", chain: "Chain", request: _VerifyRequest) -> Answer:
     from ft_pipeline.audit.audit_report import VerificationResult, audit_document
-    from ft_pipeline.cli.display_audit import show_audit
+    from ft_pipeline.audit.display import show_audit
 
     result = _verify(project, chain, request) if request.wanted else VerificationResult()
     document = audit_document(chain, result)
@@ -144,8 +144,8 @@ def _answer_chain(project: "Project", chain: "Chain", request: _VerifyRequest) -
 
 def _verify(project: "Project", chain: "Chain", request: _VerifyRequest) -> "VerificationResult":
     """Hash the whole store (or only the chain), then compare it with Dagster's event log and the anchor, if any."""
+    from ft_pipeline.audit.event_log_check import compare_with_event_log
     from ft_pipeline.audit.verify import verify
-    from ft_pipeline.execution.event_log_check import compare_with_event_log
 
     index = chain.index
     with _hashing_progress() as progress:
@@ -174,8 +174,8 @@ def _hashing_progress() -> Iterator[Callable[[int, int], None]]:
 
 
 def _answer_rows(chain: "Chain") -> Answer:
+    from ft_pipeline.audit.display_rows import show_training_rows
     from ft_pipeline.audit.rows import training_rows
-    from ft_pipeline.cli.display_audit_rows import show_training_rows
 
     rows = training_rows(chain)
     document = {"subject": chain.subject.name, "rows": [row.to_json() for row in rows]}
@@ -183,8 +183,8 @@ def _answer_rows(chain: "Chain") -> Answer:
 
 
 def _answer_left_out(chain: "Chain") -> Answer:
+    from ft_pipeline.audit.display_rows import show_left_out
     from ft_pipeline.audit.rows import left_out_rows
-    from ft_pipeline.cli.display_audit_rows import show_left_out
 
     rows = left_out_rows(chain)
     document = {"subject": chain.subject.name, "rows": [row.to_json() for row in rows]}
@@ -192,8 +192,8 @@ def _answer_left_out(chain: "Chain") -> Answer:
 
 
 def _answer_sentence(chain: "Chain", sentence: str) -> Answer:
+    from ft_pipeline.audit.display_rows import show_matches
     from ft_pipeline.audit.rows import find_sentence
-    from ft_pipeline.cli.display_audit_rows import show_matches
 
     matches = find_sentence(chain, sentence)
     document: dict[str, Any] = {
@@ -208,9 +208,9 @@ def _answer_sentence(chain: "Chain", sentence: str) -> Answer:
 
 
 def _answer_row(project: "Project", row: str) -> Answer:
-    from ft_pipeline.audit.artifact_index import ArtifactIndex
-    from ft_pipeline.audit.row_usage import models_that_used_row
-    from ft_pipeline.cli.display_audit_rows import show_usage
+    from ft_pipeline.audit.display_rows import show_usage
+    from ft_pipeline.lineage.artifact_index import ArtifactIndex
+    from ft_pipeline.lineage.row_usage import models_that_used_row
 
     usage = models_that_used_row(ArtifactIndex(project.store), row.removeprefix("data/raw/"))
     return Answer(usage.to_json(), lambda console, _: show_usage(console, usage))
@@ -219,8 +219,8 @@ def _answer_row(project: "Project", row: str) -> Answer:
 def _answer_against(chain: "Chain", against: str) -> Answer:
     from ft_pipeline.audit.chain import walk
     from ft_pipeline.audit.changes import PREVIOUS, describe_changes, previous_champion
+    from ft_pipeline.audit.display_rows import show_changes
     from ft_pipeline.audit.subject import find_subject
-    from ft_pipeline.cli.display_audit_rows import show_changes
 
     index, subject = chain.index, chain.subject
     earlier = previous_champion(index, subject) if against == PREVIOUS else find_subject(index, against)

@@ -6,8 +6,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ft_pipeline.audit.findings import Finding, FindingCode
 from ft_pipeline.decide.released import ChampionRecord
+from ft_pipeline.lineage.findings import Finding, FindingCode
 from ft_pipeline.release.champion import history
 from ft_pipeline.store.asset_pointers import AssetPointers, Pointer
 from ft_pipeline.store.checked_json import Digest, Number, UnreadableJson, read_checked

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import dagster as dg
 
 from ft_pipeline import features
-from ft_pipeline.audit.artifact_index import SHOWN_DIGITS, ArtifactIndex
-from ft_pipeline.audit.findings import Finding
 from ft_pipeline.execution.dagster_names import asset_name, is_ours
 from ft_pipeline.execution.instance import connect_instance
+from ft_pipeline.lineage.artifact_index import SHOWN_DIGITS, ArtifactIndex
+from ft_pipeline.lineage.findings import Finding
 from ft_pipeline.project import Project, has_separate_database
 from ft_pipeline.store.removals import logged_removals
 from ft_pipeline.store.spec import ArtifactReference

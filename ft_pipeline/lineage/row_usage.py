@@ -8,9 +8,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ft_pipeline.audit.artifact_index import ArtifactIndex, ArtifactNode
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.model_kinds import WORD_MODEL
+from ft_pipeline.lineage.artifact_index import ArtifactIndex, ArtifactNode
 from ft_pipeline.store.text_redaction import PACKED_SOURCES
 
 SPLITS = ("train", "validation")

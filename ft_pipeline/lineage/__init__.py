@@ -1,0 +1,1 @@
+"""Which artifact was made from which, and from which rows."""
