@@ -31,6 +31,7 @@ TABLES = {
     "export": "(project, store, model, directory, quantize, force, with_texts) → the Answer of `ft export --format`",
     "launcher": "(kind, need) → the Launcher of a job that needs a device, by the value of FT_LAUNCHER",
     "copied_row": "(content, SHA-256) → whether a row of a ledger is as written or erased, by folder of the store",
+    "remote": "() → the Access to files of remote sources, by the scheme of their URL",
     "served_file": "(store, model, type) → the file of a model that an engine of `ft serve` reads",
 }
 """Tables of the core to which a feature adds choices, with what is called."""

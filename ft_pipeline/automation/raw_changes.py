@@ -3,7 +3,7 @@
 A folder is read after it has not changed for one polling interval, so that a file that is being copied is not read
 half-written. Its snapshot must have been materialized before, because the automation starts only what a user has run.
 
-Remote files that are not pinned are asked for a new revision every 15 minutes (sources/remote/fetch.py). After ten
+Remote files that are not pinned are asked for a new revision every 15 minutes (sources/fetch.py). After ten
 seconds of asking, the rest is left for the next check.
 """
 
@@ -14,10 +14,10 @@ from pathlib import Path
 
 from ft_pipeline.errors import UserError, first_line
 from ft_pipeline.project import Project
+from ft_pipeline.sources.declaration import RemoteSource
+from ft_pipeline.sources.fetch import look_for_revision
 from ft_pipeline.sources.local_folder import folder_stamp, last_written, remote_sources
-from ft_pipeline.sources.remote.declaration import RemoteSource
-from ft_pipeline.sources.remote.fetch import look_for_revision
-from ft_pipeline.sources.remote.records import SourceRecords
+from ft_pipeline.sources.records import SourceRecords
 from ft_pipeline.step import STEPS, SpecContext, planned_spec
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.asset_pointers import AssetPointers, Pointer

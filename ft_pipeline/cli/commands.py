@@ -247,7 +247,7 @@ def validate(
 
     Example: ft validate my_rows.jsonl --format alpaca
     """
-    from ft_pipeline.sources.remote.fetch import local_file
+    from ft_pipeline.sources.fetch import local_file
     from ft_pipeline.tables.validate import validate_file
 
     if data_format not in FORMATS:

@@ -25,9 +25,9 @@ from ft_pipeline.release.push.bucket import BucketPrefix
 from ft_pipeline.release.push.destination import Destination, Plan
 from ft_pipeline.release.push.hub import MAIN, HubRepository
 from ft_pipeline.release.push.parcel import Parcel, is_export, parcel_of
-from ft_pipeline.sources.remote.s3 import SCHEME
 from ft_pipeline.store.artifact_redaction import drafts_folder
 from ft_pipeline.store.artifacts import ArtifactStore
+from ft_pipeline.store.buckets import SCHEME
 from ft_pipeline.store.signing import find_key
 
 HUB = "hub"

@@ -28,7 +28,7 @@ def backup(
     """
     from ft_pipeline.copies.archive import writing_place
     from ft_pipeline.copies.backup import back_up
-    from ft_pipeline.sources.remote.s3 import SCHEME
+    from ft_pipeline.store.buckets import SCHEME
 
     if not yes and target.startswith(SCHEME):
         confirm(True, "this backup", f"Send the whole project, with its data, to {target}?")

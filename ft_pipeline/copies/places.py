@@ -9,8 +9,8 @@ from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.sources.remote.s3 import SCHEME, bucket_and_folder, bucket_errors, file_system
 from ft_pipeline.store.atomic_files import sync_file, sync_folder, translate_write_errors
+from ft_pipeline.store.buckets import SCHEME, bucket_and_folder, bucket_errors, file_system
 from ft_pipeline.store.hashing import CHUNK_BYTES
 
 FILE_SCHEME = "file://"

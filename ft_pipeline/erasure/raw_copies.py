@@ -13,7 +13,7 @@ from ft_pipeline.lineage.artifact_index import SHOWN_DIGITS, ArtifactIndex
 from ft_pipeline.project import Project
 from ft_pipeline.sources.file_names import stem_of
 from ft_pipeline.sources.local_folder import remote_sources
-from ft_pipeline.sources.remote.records import SourceRecords
+from ft_pipeline.sources.records import SourceRecords
 from ft_pipeline.store.artifact_redaction import scratch_folder
 from ft_pipeline.store.blobs import BlobStore
 from ft_pipeline.tables.formats.registry import FORMATS, format_of_file, tables_of_file

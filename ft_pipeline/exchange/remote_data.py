@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from ft_pipeline.sources.remote.declaration import BadSource, parse_source
+from ft_pipeline.sources.declaration import BadSource, parse_source
 
 
 @dataclass

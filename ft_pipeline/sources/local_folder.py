@@ -1,6 +1,6 @@
 """The files of a raw folder: listed, checked, and stored by content.
 
-A YAML with a `source` names a remote file (sources/remote/), which is listed like a local file.
+A YAML with a `source` names a remote file (declaration.py), which is listed like a local file.
 """
 
 import os
@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from ft_pipeline.sources.declaration import RemoteSource
 from ft_pipeline.sources.file_names import stem_of
-from ft_pipeline.sources.remote.declaration import RemoteSource
-from ft_pipeline.sources.remote.listing import Fetching, read_sources, remote_file
+from ft_pipeline.sources.remote_listing import Fetching, read_sources, remote_file
 from ft_pipeline.sources.snapshot import SIDECAR_SUFFIX, FileError, Snapshot, SnapshotFile, printable
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.blobs import BlobStore

@@ -8,7 +8,7 @@ from ft_pipeline.events import Progress
 from ft_pipeline.features import tell
 from ft_pipeline.page import Columns, Page, Table
 from ft_pipeline.sources.local_folder import snapshot_folder
-from ft_pipeline.sources.remote.listing import Fetching
+from ft_pipeline.sources.remote_listing import Fetching
 from ft_pipeline.sources.snapshot import Snapshot, read_listing, write_listing
 from ft_pipeline.step import BuildContext, SpecContext, Step
 from ft_pipeline.steps.shared.column_lineage import raw_schema

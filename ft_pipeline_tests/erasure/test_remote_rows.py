@@ -14,14 +14,14 @@ from ft_pipeline.erasure.downloads import replace_erased_rows
 from ft_pipeline.erasure.erase import erase
 from ft_pipeline.errors import UserError
 from ft_pipeline.project import Project
+from ft_pipeline.sources.declaration import read_source
 from ft_pipeline.sources.local_folder import snapshot_folder
-from ft_pipeline.sources.remote.declaration import read_source
-from ft_pipeline.sources.remote.listing import Fetching
-from ft_pipeline.sources.remote.records import SourceRecords
+from ft_pipeline.sources.records import SourceRecords
+from ft_pipeline.sources.remote_listing import Fetching
 from ft_pipeline_tests.audit.shop import ALPACA, Shop
 from ft_pipeline_tests.erasure.test_lineage import person
 from ft_pipeline_tests.erasure.traces import traces
-from ft_pipeline_tests.sources.file_server import FileServer, file_server
+from ft_pipeline_tests.remote.file_server import FileServer, file_server
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.sources.remote.declaration import read_source
+from ft_pipeline.sources.declaration import read_source
 from ft_pipeline_tests.exchange.helpers import (
     Imported,
     answer,

@@ -38,7 +38,7 @@ from ft_pipeline.job import Rank
 from ft_pipeline.ratings import rating_ledger
 from ft_pipeline.release import champion, requests
 from ft_pipeline.search.trials import Trial
-from ft_pipeline.sources.remote.records import SourceRecord, SourceRecords
+from ft_pipeline.sources.records import SourceRecord, SourceRecords
 from ft_pipeline.sources.snapshot import Snapshot, read_listing, write_listing
 from ft_pipeline.store import artifact_redaction, journal, journal_head
 from ft_pipeline.store.artifacts import ArtifactStore

@@ -4,10 +4,10 @@ import json
 
 import pytest
 
+from ft_pipeline.sources.declaration import BadSource, RemoteSource, parse_source, read_source, reading_keys
 from ft_pipeline.sources.local_folder import remote_sources
-from ft_pipeline.sources.remote.declaration import BadSource, RemoteSource, parse_source, read_source, reading_keys
 from ft_pipeline.tables.reading.sidecar import parse_sidecar
-from ft_pipeline_tests.sources.remote_folder import LINES, RemoteFolder, remote
+from ft_pipeline_tests.remote.remote_folder import LINES, RemoteFolder, remote
 
 __all__ = ["remote"]
 

@@ -11,7 +11,7 @@ from ft_pipeline.errors import UserError
 from ft_pipeline.release.disclosure.folder import SIGNATURES
 from ft_pipeline.release.push.destination import Plan, ReportFile
 from ft_pipeline.release.push.parcel import Parcel
-from ft_pipeline.sources.remote.s3 import SCHEME, bucket_and_folder, bucket_errors, file_system
+from ft_pipeline.store.buckets import SCHEME, bucket_and_folder, bucket_errors, file_system
 
 _NEEDS = "A push to S3 needs"
 SHA256 = "sha256"

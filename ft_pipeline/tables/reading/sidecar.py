@@ -7,8 +7,8 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from ft_pipeline.sources.declaration import reading_keys
 from ft_pipeline.sources.file_names import stem_of
-from ft_pipeline.sources.remote.declaration import reading_keys
 from ft_pipeline.tables.reading.describe import describe_value, shorten
 from ft_pipeline.tables.reason_codes import ALLOWABLE, ROW_CODES, Refused
 

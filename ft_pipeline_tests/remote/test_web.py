@@ -10,14 +10,15 @@ import httpx2
 import pytest
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.sources.remote import addresses, fetch, transfer, web
-from ft_pipeline.sources.remote.addresses import Reach
-from ft_pipeline.sources.remote.declaration import read_source
-from ft_pipeline.sources.remote.fetch import look_for_revision
+from ft_pipeline.remote import addresses, web
+from ft_pipeline.remote.addresses import Reach
+from ft_pipeline.sources import fetch, transfer
+from ft_pipeline.sources.declaration import read_source
+from ft_pipeline.sources.fetch import look_for_revision
 from ft_pipeline.store.blobs import BlobStore
 from ft_pipeline.store.hashing import sha256_of_file
-from ft_pipeline_tests.sources.file_server import FileServer, file_server
-from ft_pipeline_tests.sources.remote_folder import LINES, RemoteFolder, all_logs, files_with, remote
+from ft_pipeline_tests.remote.file_server import FileServer, file_server
+from ft_pipeline_tests.remote.remote_folder import LINES, RemoteFolder, all_logs, files_with, remote
 
 __all__ = ["all_logs", "remote"]
 TOKEN = "geheim-9f27c1"

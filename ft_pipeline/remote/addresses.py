@@ -23,14 +23,6 @@ class Reach(IntEnum):
     LOOPBACK = 2
 
 
-def is_loopback(host: str) -> bool:
-    """Return whether a host name or address means this machine, without asking a name server."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
 def reach_of(host: str, port: int) -> Reach:
     """Return from where a host can be reached, by all addresses of its name.
 

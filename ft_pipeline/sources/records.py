@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ft_pipeline.sources.remote.declaration import RemoteSource
+from ft_pipeline.sources.declaration import RemoteSource
 from ft_pipeline.store.atomic_files import translate_write_errors, write_atomically
 from ft_pipeline.store.blobs import BlobStore
 

@@ -11,11 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.sources.remote.declaration import read_source
-from ft_pipeline.sources.remote.fetch import look_for_revision
-from ft_pipeline_tests.sources.hub_stub import HubStub, hub_stub
-from ft_pipeline_tests.sources.remote_folder import LINES, ROWS, RemoteFolder, all_logs, files_with, remote
-from ft_pipeline_tests.sources.test_remote_web import make_due
+from ft_pipeline.sources.declaration import read_source
+from ft_pipeline.sources.fetch import look_for_revision
+from ft_pipeline_tests.remote.hub_stub import HubStub, hub_stub
+from ft_pipeline_tests.remote.remote_folder import LINES, ROWS, RemoteFolder, all_logs, files_with, remote
+from ft_pipeline_tests.remote.test_web import make_due
 
 __all__ = ["all_logs", "remote"]
 FIRST, SECOND = "1" * 40, "2" * 40

@@ -1,4 +1,19 @@
-"""Asks remote sources for their revision, and downloads them into the store."""
+"""Asks remote sources for their revision, and downloads them into the store.
+
+The spec of a snapshot has the hash of each file, so that a remote file must be known before the spec can be computed.
+Planning computes specs, too, and must work without a network. So two things are apart:
+
+- Asking. Only the materialization of `raw_<format>`, the sensor and `ft validate` use the network. What they learn is
+  written to a small record in the store (records.py): the revision that was downloaded, the hash of its bytes, and the
+  newest revision that the source has.
+- Planning. It reads the records, and nothing else. A source without a record, or with a newer revision, makes the
+  snapshot stale. So a plan needs no network, and the next materialization downloads what is missing.
+
+A pinned source is asked once. Another one is asked by each materialization, and by the sensor at an interval. The bytes
+are kept like those of local files, by their hash. If a new revision has the same bytes, the snapshot is the same.
+
+Secrets come from the environment only. declaration.py refuses URLs that contain one before their YAML is stored.
+"""
 
 import shutil
 import tempfile
@@ -10,9 +25,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.sources.remote.declaration import CONTENT_PIN, BadSource, RemoteSource, read_source
-from ft_pipeline.sources.remote.records import SourceRecord, SourceRecords
-from ft_pipeline.sources.remote.transfer import MAX_DOWNLOAD_BYTES, Access, Report, Revision, TransientError
+from ft_pipeline.features import choice
+from ft_pipeline.sources.declaration import CONTENT_PIN, BadSource, RemoteSource, read_source
+from ft_pipeline.sources.records import SourceRecord, SourceRecords
+from ft_pipeline.sources.transfer import MAX_DOWNLOAD_BYTES, Access, Report, Revision, TransientError
 from ft_pipeline.store.artifact_redaction import drafts_folder
 from ft_pipeline.store.atomic_files import translate_write_errors
 from ft_pipeline.store.blobs import BlobStore
@@ -148,17 +164,10 @@ def _download(
 
 def _access_to(source: RemoteSource) -> Access:
     """Return how a source is read. The clients are imported here, because every plan imports this module."""
-    if source.scheme == "s3":
-        from ft_pipeline.sources.remote.s3 import S3Access
-
-        return S3Access()
-    if source.scheme == "hf":
-        from ft_pipeline.sources.remote.hub import HubAccess
-
-        return HubAccess()
-    from ft_pipeline.sources.remote.web import WebAccess
-
-    return WebAccess()
+    made = choice("remote", source.scheme)
+    assert made is not None, source.scheme
+    access: Access = made()
+    return access
 
 
 def _check_pin(source: RemoteSource, sha256: str) -> None:

@@ -8,7 +8,7 @@ import os
 import sys
 from typing import Any
 
-from ft_pipeline.sources.remote.transfer import MAX_DOWNLOAD_BYTES
+from ft_pipeline.sources.transfer import MAX_DOWNLOAD_BYTES
 
 
 def main() -> None:

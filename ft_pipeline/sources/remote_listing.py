@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from ft_pipeline.sources.declaration import BadSource, RemoteSource, read_source
+from ft_pipeline.sources.fetch import fetch, is_kept
 from ft_pipeline.sources.file_names import stem_of
-from ft_pipeline.sources.remote.declaration import BadSource, RemoteSource, read_source
-from ft_pipeline.sources.remote.fetch import fetch, is_kept
-from ft_pipeline.sources.remote.records import SourceRecord, SourceRecords
+from ft_pipeline.sources.records import SourceRecord, SourceRecords
 from ft_pipeline.sources.snapshot import SIDECAR_SUFFIX, FileError, SnapshotFile
 from ft_pipeline.store.blobs import BlobStore
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import BinaryIO, Protocol
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.sources.remote.declaration import RemoteSource
+from ft_pipeline.sources.declaration import RemoteSource
 from ft_pipeline.store.atomic_files import translate_write_errors
 
 MAX_DOWNLOAD_BYTES = 64 << 30

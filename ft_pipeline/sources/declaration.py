@@ -1,5 +1,6 @@
 """What a YAML says about its remote source. What is refused here is neither stored nor asked."""
 
+import ipaddress
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +13,6 @@ import yaml
 
 from ft_pipeline.settings.bounded_yaml import load_bounded
 from ft_pipeline.sources.file_names import stem_of
-from ft_pipeline.sources.remote.addresses import is_loopback
 from ft_pipeline.store.hashing import sha256_of_json
 
 SOURCE_KEYS = ("source", "revision", "subset")
@@ -235,3 +235,11 @@ def _check_revision(source: RemoteSource) -> None:
         raise BadSource(
             "a YAML with a revision of a web server, which keeps none: write `revision: sha256:HASH`, or remove it"
         )
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether a host name or address means this machine, without asking a name server."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import zstandard
 
+from ft_pipeline.sources import fetch
 from ft_pipeline.sources.local_folder import snapshot_folder
-from ft_pipeline.sources.remote import fetch
-from ft_pipeline.sources.remote.listing import Fetching
-from ft_pipeline.sources.remote.records import SourceRecords
+from ft_pipeline.sources.records import SourceRecords
+from ft_pipeline.sources.remote_listing import Fetching
 from ft_pipeline.sources.snapshot import Snapshot, SnapshotFile
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.blobs import BlobStore

@@ -13,9 +13,9 @@ from typing import BinaryIO
 import httpx2
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.sources.remote.addresses import Reach, is_loopback, reach_of
-from ft_pipeline.sources.remote.declaration import RemoteSource
-from ft_pipeline.sources.remote.transfer import Report, Revision, Sink, TransientError, cut_off, unreachable
+from ft_pipeline.remote.addresses import Reach, reach_of
+from ft_pipeline.sources.declaration import RemoteSource, is_loopback
+from ft_pipeline.sources.transfer import Report, Revision, Sink, TransientError, cut_off, unreachable
 
 TOKEN, HOSTS = "FT_SOURCE_TOKEN", "FT_SOURCE_HOSTS"
 """The token for web servers, and the hosts that get it, separated by commas. Without the second one, the host of every

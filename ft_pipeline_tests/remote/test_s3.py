@@ -11,13 +11,13 @@ import httpx2
 import pytest
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.sources.remote.declaration import read_source
-from ft_pipeline.sources.remote.fetch import look_for_revision
+from ft_pipeline.sources.declaration import read_source
+from ft_pipeline.sources.fetch import look_for_revision
 from ft_pipeline.store.blobs import BlobStore
 from ft_pipeline.store.hashing import sha256_of_file
+from ft_pipeline_tests.remote.remote_folder import LINES, RemoteFolder, files_with, remote
+from ft_pipeline_tests.remote.test_web import make_due
 from ft_pipeline_tests.s3_server import SECRET, connect, s3_server
-from ft_pipeline_tests.sources.remote_folder import LINES, RemoteFolder, files_with, remote
-from ft_pipeline_tests.sources.test_remote_web import make_due
 
 __all__ = ["remote"]
 

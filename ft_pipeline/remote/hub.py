@@ -15,12 +15,12 @@ from urllib.parse import quote
 
 import orjson
 
-from ft_pipeline.sources.remote.declaration import RemoteSource
-from ft_pipeline.sources.remote.transfer import CHUNK_BYTES, Report, Revision, Sink, unreachable
-from ft_pipeline.sources.remote.web import ASK_TIMEOUT, advice_for, checked, download, read_small, request
+from ft_pipeline.remote.web import ASK_TIMEOUT, advice_for, checked, download, read_small, request
+from ft_pipeline.sources.declaration import RemoteSource
+from ft_pipeline.sources.transfer import CHUNK_BYTES, Report, Revision, Sink, unreachable
 
 TOKEN, ENDPOINT, OFFLINE = "HF_TOKEN", "HF_ENDPOINT", "HF_HUB_OFFLINE"
-READER = "ft_pipeline.sources.remote.hub_reader"
+READER = "ft_pipeline.remote.hub_reader"
 """The module that reads a whole data set."""
 
 
