@@ -14,17 +14,8 @@ from typing import Any
 GROUP = "ft_pipeline.features"
 """The group of entry points. Each one names a Feature."""
 BUILT_IN = (
-    "gguf",
-    "ratings",
-    "judge",
-    "serving",
-    "inbox",
-    "search",
-    "exchange",
-    "clusters",
-    "copies",
-    "audit",
-    "erasure",
+    *("gguf", "ratings", "judge", "serving", "inbox", "search", "exchange", "clusters"),
+    *("remote", "copies", "audit", "erasure"),
 )
 """Folders of this package whose `__init__.py` has a FEATURE."""
 TABLES = {
