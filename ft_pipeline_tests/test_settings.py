@@ -10,16 +10,16 @@ from typer.testing import CliRunner
 from ft_pipeline.audit.subject import NothingReleased
 from ft_pipeline.cli import app
 from ft_pipeline.errors import UserError
+from ft_pipeline.preferences.settings import KtoSettings
 from ft_pipeline.project import Project, read_jsonl
+from ft_pipeline.rewards.settings import GrpoSettings
 from ft_pipeline.scaffold import example_folder
 from ft_pipeline.settings.automation import RetrainingSettings
 from ft_pipeline.settings.data import DataSettings
 from ft_pipeline.settings.distill import DistillSettings
 from ft_pipeline.settings.experiment import ExperimentSettings
-from ft_pipeline.settings.preferences import KtoSettings
 from ft_pipeline.settings.project import ProjectSettings
 from ft_pipeline.settings.prompt_variant import PromptSearchSettings
-from ft_pipeline.settings.rewards import GrpoSettings
 from ft_pipeline.settings.secret_shapes import find_secret, may_contain_secret
 from ft_pipeline.settings.training import TrainingSettings
 from ft_pipeline.settings.yaml_file import Section, later, read_settings

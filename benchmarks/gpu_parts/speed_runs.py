@@ -246,8 +246,8 @@ def _pairs(item: dict[str, Any]) -> list[dict[str, Any]]:
 def _ours_grpo(item: dict[str, Any], scratch: Path) -> Result:
     import json
 
-    from ft_pipeline.evaluation.reward_config import reward_config
     from ft_pipeline.models.load import load_tokenizer
+    from ft_pipeline.rewards.config import reward_config
     from ft_pipeline.settings.evaluation import EvaluationSettings
     from ft_pipeline.training.tokens.chat_tokens import encode, render_conversation
 

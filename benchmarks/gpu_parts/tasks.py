@@ -31,7 +31,7 @@ TASKS = {
 
 def main(name: str, items: Path, results: Path) -> None:
     """Run the items until one fails."""
-    from ft_pipeline.evaluation.reward_sandbox import end_with_parent
+    from ft_pipeline.rewards.sandbox import end_with_parent
 
     end_with_parent()
     for item in json.loads(items.read_text(encoding="utf-8")):

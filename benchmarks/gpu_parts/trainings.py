@@ -40,8 +40,8 @@ def train(item: dict[str, Any]) -> dict[str, Any]:
 def _train(item: dict[str, Any]) -> dict[str, Any]:
     from gpu_parts.material import validated
 
-    from ft_pipeline.evaluation.reward_config import reward_config
     from ft_pipeline.job import Job
+    from ft_pipeline.rewards.config import reward_config
     from ft_pipeline.settings.evaluation import EvaluationSettings
     from ft_pipeline.training import adapter
 
@@ -82,7 +82,7 @@ def _rollouts(file: str | None) -> Iterator[None]:
     if file is None:
         yield
         return
-    from ft_pipeline.training.objectives.rollouts import Rollouts
+    from ft_pipeline.rewards.rollouts import Rollouts
 
     path = Path(file)
     draws: list[Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
@@ -112,8 +112,8 @@ def _answer(rollout: Any) -> dict[str, Any]:
 
 
 def _as_rollouts(prompt: Any, answers: list[dict[str, Any]]) -> list[Any]:
-    from ft_pipeline.training.objectives.reward_client import Reward
-    from ft_pipeline.training.objectives.rollouts import Rollout
+    from ft_pipeline.rewards.client import Reward
+    from ft_pipeline.rewards.rollouts import Rollout
 
     return [
         Rollout(prompt, answer["ids"], answer["cut"], Reward(answer["total"], answer["values"])) for answer in answers

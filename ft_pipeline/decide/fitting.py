@@ -29,7 +29,7 @@ class DataAtHand:
 
     def _reason(self, objective: Objective, comparison: Comparison) -> str:
         """Return which data fits an objective; empty if there is none."""
-        if objective == "grpo":
+        if OBJECTIVES[objective].learns_from == "rewards":
             return f"Answers that are checked ({', '.join(self.checks)})" if self.checks else ""
         if objective == "distill":
             prompt = _helping_prompt(comparison)

@@ -13,7 +13,7 @@ from ft_pipeline.execution.build import build_artifact
 from ft_pipeline.search.sampling import importances
 from ft_pipeline.search.space import Dimension, document_with, yaml_text
 from ft_pipeline.search.sweep import Finished
-from ft_pipeline.search.trials import Trial, describe_loss, measure_of
+from ft_pipeline.search.trials import Trial, describe_loss, is_rewarded, measure_of
 from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.settings.yaml_file import read_settings
 from ft_pipeline.step import references
@@ -129,7 +129,7 @@ def draw_importances(finished: Finished, shares: Mapping[str, float]) -> bytes:
     complete = [trial for trial in finished.trials if trial.state == "complete" and trial.loss is not None]
     dimensions = {dimension.key: dimension for dimension in finished.study.space}
     draws = [lambda axes: plotting.draw_shares(axes, shares, "What mattered: share of the variance of losses")]
-    unit = "1 minus the held-out reward" if finished.study.objective == "grpo" else "held-out loss"
+    unit = "1 minus the held-out reward" if is_rewarded(finished.study.objective) else "held-out loss"
     for key in list(shares)[:MAX_PLOTTED]:
         draws.append(_points(dimensions[key], complete, unit))
     return plotting.panels(draws, 6.0, 3.0)

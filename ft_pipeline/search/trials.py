@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from ft_pipeline.search.space import Value
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
+from ft_pipeline.training.objectives.registry import OBJECTIVES
 
 KIND = "trial"
 """Kind of the artifact of a trial."""
@@ -50,16 +51,21 @@ class Trial:
         return cls(**{**document, "losses": tuple(document["losses"])})
 
 
+def is_rewarded(objective: str) -> bool:
+    """Return whether trials are compared by the held-out reward of their answers."""
+    return OBJECTIVES[objective].learns_from == "rewards"
+
+
 def measure_of(objective: str) -> str:
     """Return the name of what a search compares."""
-    return "held-out reward" if objective == "grpo" else "held-out loss"
+    return "held-out reward" if is_rewarded(objective) else "held-out loss"
 
 
 def describe_loss(loss: float | None, objective: str) -> str:
     """Return a held-out loss with four digits; for grpo, whose loss is 1 minus the reward, the reward."""
     if loss is None:
         return ""
-    return f"{1 - loss if objective == 'grpo' else loss:.4f}"
+    return f"{1 - loss if is_rewarded(objective) else loss:.4f}"
 
 
 def stored_trials(store: ArtifactStore, study: str) -> dict[int, tuple[Trial, Artifact]]:

@@ -1,6 +1,6 @@
 """experiments/*.yaml as typed models: how a model is trained, and what it is served with (docs/settings.md)."""
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -9,14 +9,16 @@ from ft_pipeline.settings.distill import DistillSettings
 from ft_pipeline.settings.experiment_rules import RULES
 from ft_pipeline.settings.feature_keys import open_to_features
 from ft_pipeline.settings.machine import MachineSettings
-from ft_pipeline.settings.preferences import DpoSettings, KtoSettings
+from ft_pipeline.settings.objectives import objective_rules
 from ft_pipeline.settings.project import NAME_PATTERN
-from ft_pipeline.settings.rewards import GrpoSettings
 from ft_pipeline.settings.training import LoraSettings, PromptTuningSettings, QuantizationSettings, TrainingSettings
 from ft_pipeline.settings.yaml_file import Section, later, rule_error
 
 Technique = Literal["prompt_tuning", "lora", "qlora", "full"]
-Objective = Literal["sft", "dpo", "kto", "cpt", "grpo", "distill"]
+if TYPE_CHECKING:
+    Objective = str
+else:
+    Objective = Literal[tuple(objective_rules())]
 
 
 class MixSettings(Section):
@@ -75,9 +77,9 @@ class GpuSettings(Section):
         return "count" in self.model_fields_set or self.min_memory_gb > 0
 
 
-@open_to_features("experiment")
-class ExperimentSettings(Section):
-    """experiments/NAME.yaml: one experiment."""
+@open_to_features("objective")
+class Trained(Section):
+    """What is trained, and how. Objectives of features add their sections here, which is where specs have them."""
 
     description: str = ""
     base_model: str = Field("embedded", min_length=1)
@@ -102,9 +104,17 @@ class ExperimentSettings(Section):
     lora: LoraSettings = LoraSettings()
     quantization: QuantizationSettings = QuantizationSettings()
     training: TrainingSettings = TrainingSettings()
-    dpo: DpoSettings = DpoSettings()
-    kto: KtoSettings = later(KtoSettings())
-    grpo: GrpoSettings = later(GrpoSettings())
+
+    @field_validator("chat_template_kwargs")
+    @classmethod
+    def _check_template_variables(cls, variables: TemplateVariables) -> TemplateVariables:
+        return check_template_variables(variables)
+
+
+@open_to_features("experiment")
+class ExperimentSettings(Trained):
+    """experiments/NAME.yaml: one experiment."""
+
     distill: DistillSettings | None = later(None)
     """The teacher of the objective `distill`, which needs this section."""
     merge: MergeSettings = MergeSettings()
@@ -124,11 +134,6 @@ class ExperimentSettings(Section):
     def is_on_policy(self) -> bool:
         """Whether a teacher reads answers of the student during training."""
         return self.distill is not None and self.distill.on_policy > 0
-
-    @field_validator("chat_template_kwargs")
-    @classmethod
-    def _check_template_variables(cls, variables: TemplateVariables) -> TemplateVariables:
-        return check_template_variables(variables)
 
     @model_validator(mode="after")
     def _check_combinations(self) -> "ExperimentSettings":

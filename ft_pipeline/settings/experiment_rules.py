@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import BaseModel
 
 from ft_pipeline.settings.distill import OWN_PROMPT
+from ft_pipeline.settings.objectives import objective_rules, objective_sections
 
 if TYPE_CHECKING:
     from ft_pipeline.settings.experiment import ExperimentSettings
@@ -17,7 +18,7 @@ Violation = tuple[str, str] | None
 
 @dataclass(frozen=True)
 class _Use:
-    """The techniques or objectives that use a section. Under all others, the section must have its defaults."""
+    """The techniques or the objective that use a section. Under all others, the section must have its defaults."""
 
     section: str
     key: Literal["technique", "objective"]
@@ -31,9 +32,6 @@ _USES = (
     _Use("quantization", "technique", ("qlora",), "uses no 4-bit base"),
     _Use("lora", "technique", ("lora", "qlora"), "trains no LoRA matrices"),
     _Use("prompt_tuning", "technique", ("prompt_tuning",), "has no virtual tokens"),
-    _Use("dpo", "objective", ("dpo",), "compares no answers"),
-    _Use("kto", "objective", ("kto",), "reads no thumbs"),
-    _Use("grpo", "objective", ("grpo",), "has no rewards"),
 )
 
 
@@ -43,7 +41,11 @@ def _is_changed(section: BaseModel, name: str) -> bool:
 
 
 def _sections_for_what_uses_them(settings: "ExperimentSettings") -> Violation:
-    for use in _USES:
+    of_objectives = [
+        _Use(section, "objective", (name,), objective_rules()[name].others)
+        for section, name in objective_sections().items()
+    ]
+    for use in (*_USES, *of_objectives):
         value = getattr(settings, use.key)
         if value not in use.values and _is_changed(settings, use.section):
             fix = f"Remove `{use.section}`, or set `{use.key}: {use.values[0]}`."
@@ -59,18 +61,13 @@ def _prompt_tuning_from_base_model_with_sft(settings: "ExperimentSettings") -> V
             "start_from",
             "technique 'prompt_tuning' starts from the base model. Remove `start_from`, or set `technique: lora`.",
         )
-    reasons = {
-        "dpo": "a few virtual tokens cannot learn it, and the frozen model would be its own reference",
-        "kto": "a few virtual tokens cannot learn it, and the frozen model would be its own reference",
-        "cpt": "a few virtual tokens can steer the model, but cannot store texts",
-        "grpo": "a few virtual tokens cannot learn it",
-    }
-    if settings.objective not in reasons:
+    reason = objective_rules()[settings.objective].no_prompt_tuning
+    if not reason:
         return None
     return (
         "objective",
-        f"objective {settings.objective!r} does not work with technique 'prompt_tuning': "
-        f"{reasons[settings.objective]}. Set `technique: lora`.",
+        f"objective {settings.objective!r} does not work with technique 'prompt_tuning': {reason}. Set "
+        "`technique: lora`.",
     )
 
 
@@ -96,13 +93,15 @@ def _token_budget_holds_a_row(settings: "ExperimentSettings") -> Violation:
 
 
 def _token_budget_counts_every_token(settings: "ExperimentSettings") -> Violation:
-    reasons = {"prompt_tuning": "the learned prompt of each row", "grpo": "the answers, which have no length yet"}
-    found = [reasons[name] for name in (settings.technique, settings.objective) if name in reasons]
-    if settings.training.tokens_per_batch is None or not found:
+    reasons = [
+        *(["the learned prompt of each row"] if settings.technique == "prompt_tuning" else []),
+        *(["the answers, which have no length yet"] if objective_rules()[settings.objective].draws_answers else []),
+    ]
+    if settings.training.tokens_per_batch is None or not reasons:
         return None
     return (
         "training.tokens_per_batch",
-        f"training.tokens_per_batch does not count {found[0]}. Remove it, and set per_device_train_batch_size.",
+        f"training.tokens_per_batch does not count {reasons[0]}. Remove it, and set per_device_train_batch_size.",
     )
 
 
@@ -150,12 +149,13 @@ def _merge_settings_for_adapters_only(settings: "ExperimentSettings") -> Violati
     return "merge", f"technique {settings.technique!r} has nothing to merge. Remove `merge`."
 
 
-def _no_shown_reasoning_with_grpo(settings: "ExperimentSettings") -> Violation:
-    if settings.objective != "grpo" or settings.data.reasoning != "keep":
+def _no_shown_reasoning_of_drawn_answers(settings: "ExperimentSettings") -> Violation:
+    if not objective_rules()[settings.objective].draws_answers or settings.data.reasoning != "keep":
         return None
     return (
         "data.reasoning",
-        "objective 'grpo' trains answers that the model draws with its own reasoning. Remove `data.reasoning: keep`.",
+        f"objective {settings.objective!r} trains answers that the model draws with its own reasoning. Remove "
+        "`data.reasoning: keep`.",
     )
 
 
@@ -193,17 +193,10 @@ def _own_answers_of_lora_or_full_on_one_gpu(settings: "ExperimentSettings") -> V
 
 
 def _source_weights_for_sft_only(settings: "ExperimentSettings") -> Violation:
-    if settings.objective == "sft" or not _is_changed(settings.data, "weights"):
+    rows = objective_rules()[settings.objective].rows
+    if rows is None or not _is_changed(settings.data, "weights"):
         return None
-    sources = {
-        "dpo": "data/raw/preferences",
-        "kto": "data/raw/feedback",
-        "cpt": "data/raw/text",
-        "grpo": "the prompts of the conversations",
-        "distill": "the answers of its teacher",
-    }
-    source = sources[settings.objective]
-    return "data.weights", f"objective {settings.objective!r} trains only on {source}. Remove `data.weights`."
+    return "data.weights", f"objective {settings.objective!r} trains only on {rows}. Remove `data.weights`."
 
 
 def _no_reasoning_in_raw_text(settings: "ExperimentSettings") -> Violation:
@@ -265,7 +258,7 @@ RULES: tuple[Callable[["ExperimentSettings"], Violation], ...] = (
     _no_attention_setting_with_padding_free,
     _pure_bf16_for_full_only,
     _merge_settings_for_adapters_only,
-    _no_shown_reasoning_with_grpo,
+    _no_shown_reasoning_of_drawn_answers,
     _distill_settings_for_distill_only,
     _own_answers_of_lora_or_full_on_one_gpu,
     _source_weights_for_sft_only,

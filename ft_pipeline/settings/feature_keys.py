@@ -12,7 +12,7 @@ from ft_pipeline.settings.yaml_file import Section
 
 
 class FeatureKeys(Section):
-    """Keys that a feature adds to a section of the core. They change no result of a step of the core."""
+    """Keys that a feature adds to a section of the core. Only those of objectives change results of the core."""
 
     @classmethod
     def of(cls, section: BaseModel) -> Self:

@@ -1,6 +1,7 @@
 """Default learning rates, by technique, objective and size of the base model."""
 
 from ft_pipeline.settings.experiment import ExperimentSettings, Objective, Technique
+from ft_pipeline.settings.objectives import objective_rules
 
 BASE_RATES: dict[Technique, float] = {"prompt_tuning": 1e-2, "lora": 1e-3, "qlora": 1e-3, "full": 5e-5}
 """Learning rates for sft and cpt, for a base model of some hundred million parameters.
@@ -10,7 +11,7 @@ depends on the rank (Schulman et al., LoRA Without Regret, Thinking Machines Lab
 the first version: another rate would train existing experiments again.
 """
 DPO_FACTOR = 0.1
-"""The rate for dpo, kto and grpo, which start from a model that is already trained, is multiplied by this."""
+"""The rate of objectives that improve a model which is trained already (dpo, kto, grpo) is multiplied by this."""
 LARGE_MODEL_PARAMS = 1_000_000_000
 """A base model with at least this many parameters is large."""
 LARGE_MODEL_FACTOR = 0.2
@@ -21,7 +22,7 @@ LARGE_MODEL_FACTOR = 0.2
 def default_learning_rate(technique: Technique, objective: Objective, params: int) -> float:
     """Return the default peak learning rate of the schedule, for a base model of `params` parameters."""
     rate = BASE_RATES[technique]
-    if objective in ("dpo", "kto", "grpo"):
+    if objective_rules()[objective].starts_trained:
         rate *= DPO_FACTOR
     return rate * LARGE_MODEL_FACTOR if params >= LARGE_MODEL_PARAMS else rate
 

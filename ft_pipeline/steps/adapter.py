@@ -13,13 +13,12 @@ from typing import Annotated, Any
 from ft_pipeline import small_plots
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.comparison.own_targets import own_targets
-from ft_pipeline.evaluation.reward_config import reward_config
 from ft_pipeline.job import Job
-from ft_pipeline.models.generation_config import ignored_while_decoding
 from ft_pipeline.pace import format_duration
 from ft_pipeline.page import Page, Picture, Words
 from ft_pipeline.recorded_checks import require_passed
 from ft_pipeline.settings.experiment import ExperimentSettings
+from ft_pipeline.settings.objectives import objective_sections
 from ft_pipeline.settings.yaml_file import later
 from ft_pipeline.step import SpecContext, StepConfig, only, spec_of, step_of
 from ft_pipeline.steps.merged_model import merged_model_spec
@@ -27,6 +26,7 @@ from ft_pipeline.steps.shared.phases import Phase, experiment_phases, settings_f
 from ft_pipeline.steps.training_data import training_data_spec
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.spec import Spec
+from ft_pipeline.training.objectives.registry import OBJECTIVES
 from ft_pipeline.training.reading_teacher import reading_teacher
 from ft_pipeline.training.step_history import hindsight, measured_steps
 
@@ -48,13 +48,13 @@ class Config(StepConfig):
         ExperimentSettings,
         only(
             *("objective", "technique", "prompt_tuning", "lora", "quantization", "training"),
-            *("dpo", "kto", "grpo", "distill"),
+            *("distill", *objective_sections()),
         ),
     ]
     rewards: dict[str, Any] | None = later(None)
-    """Of grpo: what scores an answer."""
+    """What scores an answer that the model draws."""
     ignored_while_decoding: list[str] = later(default_factory=list)
-    """Of grpo: keys of the model's own generation config, which would change its answers."""
+    """Where the model draws answers: keys of the model's own generation config, which would change its answers."""
 
 
 def spec(context: SpecContext) -> Spec:
@@ -101,11 +101,7 @@ def adapter_spec(
     inputs = {"training_data": data, "base_model": base, **({"start": continued_adapter} if continued_adapter else {})}
     inputs |= reading_teacher(context.store, phase.settings, data, base)
     settings = settings_for_base(phase.settings, base)
-    facts: dict[str, Any] = {}
-    if settings.objective == "grpo":
-        evaluation = context.project.settings.evaluation
-        rewards = reward_config(context.project.root, evaluation, settings.grpo.rewards)
-        facts = {"rewards": rewards, **ignored_while_decoding(base.path)}
+    facts = OBJECTIVES[settings.objective].facts(context.project, settings, base)
     libraries = ("torch", "transformers", "peft", "bitsandbytes", "accelerate")
     made = spec_of("adapter", inputs, Config(experiment=settings, **facts), libraries)
     return replace(made, seed=settings.training.seed, handling={"report_to": trackers(context, phase.name)})

@@ -16,7 +16,7 @@ from ft_pipeline.decide.recommend import build_recommendation
 from ft_pipeline.decide.screened_out import as_shown
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.comparison.training_facts import training_facts_of
-from ft_pipeline.evaluation.reward_config import checks_of
+from ft_pipeline.evaluation.metrics.single_answers import checks_of
 from ft_pipeline.page import Page, Points, Words
 from ft_pipeline.settings.sweep import is_sweep_member
 from ft_pipeline.step import BuildContext, SpecContext, StepConfig, spec_of, step_of

@@ -18,6 +18,7 @@ from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.settings.training import TrainingSettings
 from ft_pipeline.training.memory.layer_sizes import ModelShape, read_shape
 from ft_pipeline.training.objectives.registry import OBJECTIVES
+from ft_pipeline.training.objectives.spec import AnswerGroups
 
 WEIGHT_BYTES = 2
 """Bytes of a parameter that is read to write a token: weights are computed with in 16 bit."""
@@ -56,7 +57,8 @@ def training_work(
     student's answers, if it is another one.
     """
     training, shape = settings.training, read_shape(config)
-    sequences = OBJECTIVES[settings.objective].sequences_per_row
+    objective = OBJECTIVES[settings.objective]
+    sequences = objective.sequences_per_row
     rows, held_out = (_rows_of(audit, split) // sequences for split in ("train", "validation"))
     per_row = tokens_per_row(audit) * sequences
     batch = rows_per_batch(training, per_row) * training.gradient_accumulation_steps
@@ -66,12 +68,11 @@ def training_work(
     seen = epochs * rows + min(rest * batch, rows)
     evaluations = 1 + math.ceil(steps / (training.eval_steps or _default_eval_steps(training, per_epoch)))
     evaluated = min(training.eval_rows, held_out)
-    if settings.objective == "grpo":
-        return _work_of_rewards(settings, shape, audit, steps, seen, evaluations, evaluated)
+    if (groups := objective.groups(settings)) is not None:
+        return _work_of_groups(settings, groups, shape, audit, steps, seen, evaluations, evaluated)
     length = per_row / sequences
     operations = seen * per_row * _trained(shape, settings.technique, length)
-    has_reference = settings.objective in ("dpo", "kto")  # it reads all rows once
-    read = evaluations * evaluated + (rows + held_out if has_reference else 0)
+    read = evaluations * evaluated + (rows + held_out if objective.has_reference else 0)
     work = Work(operations + read * per_row * _read(shape, length), seen * per_row, steps)
     if settings.distill is None or not settings.is_on_policy:
         return work
@@ -94,8 +95,9 @@ def rows_per_batch(training: TrainingSettings, tokens_per_row: float) -> int:
     return max(1, int(training.tokens_per_batch / tokens_per_row))
 
 
-def _work_of_rewards(
+def _work_of_groups(
     settings: ExperimentSettings,
+    groups: AnswerGroups,
     shape: ModelShape,
     audit: Mapping[str, Any],
     steps: int,
@@ -103,21 +105,21 @@ def _work_of_rewards(
     evaluations: int,
     evaluated: int,
 ) -> Work:
-    """Return the work of grpo: each prompt is answered several times with up to `max_new_tokens`, and the answers are
+    """Return the work where the model draws answers: each prompt gets several of up to `max_new_tokens`, which are
     trained on. An evaluation answers each of its prompts once."""
-    training, grpo = settings.training, settings.grpo
+    training = settings.training
     prompt = (audit["tokens"] - audit["trained_tokens"]) / max(1, sum(audit["rows"].values()))
-    length = prompt + grpo.max_new_tokens
-    trained = prompts * grpo.num_generations * length
-    kept_start = _read(shape, length) if grpo.beta else 0.0
-    written = (prompts * grpo.num_generations + evaluations * evaluated) * length
-    batches = math.ceil(evaluated / (training.per_device_train_batch_size * grpo.num_generations))
+    length = prompt + groups.max_new_tokens
+    trained = prompts * groups.copies * length
+    kept_start = _read(shape, length) if groups.keeps_start else 0.0
+    written = (prompts * groups.copies + evaluations * evaluated) * length
+    batches = math.ceil(evaluated / (training.per_device_train_batch_size * groups.copies))
     draws = steps * training.gradient_accumulation_steps + evaluations * batches
     return Work(
         trained * (_trained(shape, settings.technique, length) + kept_start) + written * _read(shape, length),
         trained,
         steps,
-        draws * grpo.max_new_tokens,
+        draws * groups.max_new_tokens,
         shape.params * WEIGHT_BYTES,
     )
 

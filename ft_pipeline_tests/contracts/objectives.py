@@ -9,10 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from ft_pipeline.evaluation.reward_config import reward_config
 from ft_pipeline.job import Job
 from ft_pipeline.models.chat import prompt_and_target
 from ft_pipeline.models.load import load_model, load_tokenizer
+from ft_pipeline.rewards.config import reward_config
 from ft_pipeline.settings.evaluation import EvaluationSettings
 from ft_pipeline.training.trainer.distribution_loss import distribution_columns
 from ft_pipeline_tests.training.subject import PAIRS, feedback_rows, preference_rows, support_rows, text_rows

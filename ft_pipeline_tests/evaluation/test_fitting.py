@@ -4,7 +4,7 @@ from pathlib import Path
 
 from ft_pipeline.decide.fitting import DataAtHand
 from ft_pipeline.decide.recommend import recommend
-from ft_pipeline.evaluation.reward_config import checks_of
+from ft_pipeline.evaluation.metrics.single_answers import checks_of
 from ft_pipeline.settings.evaluation import EvaluationSettings
 from ft_pipeline_tests.decide.rules import desk_of
 from ft_pipeline_tests.evaluation.test_recommendation import case

@@ -14,11 +14,11 @@ from ft_pipeline.models import attention
 from ft_pipeline.models.compute_dtype import compute_autocast
 from ft_pipeline.models.load import load_model
 from ft_pipeline.models.model_structure import causal_lm
+from ft_pipeline.preferences.dpo import REFERENCES, collate_pairs
 from ft_pipeline.training import adapter
 from ft_pipeline.training.memory import parts
 from ft_pipeline.training.memory.estimate import estimate_memory
 from ft_pipeline.training.memory.layer_sizes import nearest_llama
-from ft_pipeline.training.objectives.dpo import REFERENCES, collate_pairs
 from ft_pipeline.training.techniques import new_model
 from ft_pipeline.training.tokens.chat_tokens import MASKED
 from ft_pipeline.training.trainer.acceleration import (

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from ft_pipeline.models.load import load_model, load_tokenizer
+from ft_pipeline.preferences.dpo import PreferenceTrainer, collate_pairs
+from ft_pipeline.preferences.settings import DpoSettings
 from ft_pipeline.settings.experiment import ExperimentSettings
-from ft_pipeline.settings.preferences import DpoSettings
-from ft_pipeline.training.objectives.dpo import PreferenceTrainer, collate_pairs
 from ft_pipeline.training.techniques import new_model
 from ft_pipeline.training.tokens.chat_tokens import MASKED
 from ft_pipeline.training.trainer.acceleration import speed_up

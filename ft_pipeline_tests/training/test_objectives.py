@@ -14,11 +14,7 @@ from torch.nn import functional
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.models.load import load_model, load_tokenizer
-from ft_pipeline.settings.experiment import ExperimentSettings
-from ft_pipeline.settings.preferences import DpoSettings
-from ft_pipeline.training import adapter, training_data
-from ft_pipeline.training.objectives.cpt import BlockChecks, pack_blocks
-from ft_pipeline.training.objectives.dpo import (
+from ft_pipeline.preferences.dpo import (
     PAIR_LOSSES,
     REFERENCES,
     PairScores,
@@ -26,6 +22,10 @@ from ft_pipeline.training.objectives.dpo import (
     pair_losses,
     with_reference,
 )
+from ft_pipeline.preferences.settings import DpoSettings
+from ft_pipeline.settings.experiment import ExperimentSettings
+from ft_pipeline.training import adapter, training_data
+from ft_pipeline.training.objectives.cpt import BlockChecks, pack_blocks
 from ft_pipeline.training.objectives.rows import TableRows
 from ft_pipeline.training.techniques import new_model
 from ft_pipeline.training.token_rows import failures, read_split

@@ -21,6 +21,7 @@ from ft_pipeline.evaluation.comparison.score import Score
 from ft_pipeline.evaluation.comparison.target_records import OwnTarget
 from ft_pipeline.evaluation.metrics.definitions import LONG_TITLES
 from ft_pipeline.release.card.usage import usage_paragraphs
+from ft_pipeline.settings.objectives import objective_sections
 
 MARKDOWN_SPECIAL = re.compile(r"([\\`*_\[\]|#~])")
 """Characters that Markdown would interpret."""
@@ -304,10 +305,8 @@ def _used_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
         "lora": technique in {"lora", "qlora"},
         "quantization": technique == "qlora",
         "prompt_tuning": technique == "prompt_tuning",
-        "dpo": objective == "dpo",
-        "kto": objective == "kto",
-        "grpo": objective == "grpo",
         "distill": objective == "distill",
+        **{section: objective == name for section, name in objective_sections().items()},
     }
     return {key: value for key, value in settings.items() if used.get(key, True)}
 

@@ -5,7 +5,7 @@ It is deterministic: its times are those of the manifests, and its serial number
 
 import json
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from typing import Any
 
 from ft_pipeline.decide.comparison import Comparison
@@ -17,11 +17,10 @@ from ft_pipeline.release.card.model_card import LIMITATIONS
 from ft_pipeline.release.disclosure.facts import ExportFacts, package_url
 from ft_pipeline.release.disclosure.licenses import license_entries
 from ft_pipeline.release.disclosure.provenance import form_of, package_versions
+from ft_pipeline.training.objectives.registry import OBJECTIVES
 
 SPEC_VERSION = "1.6"
 SCHEMA = f"http://cyclonedx.org/schema/bom-{SPEC_VERSION}.schema.json"
-_APPROACHES = {frozenset({"cpt"}): "self-supervised", frozenset({"grpo"}): "reinforcement-learning"}
-"""By the objectives of all phases; supervised otherwise."""
 _MODEL, _BASE, _TEACHER, _TRAINING_ROWS, _TEST_ROWS = "model", "base-model", "teacher", "training-rows", "test-rows"
 
 
@@ -127,7 +126,7 @@ def _model_card(facts: ExportFacts, form: str) -> dict[str, Any]:
     architecture = next(iter(config.get("architectures") or []), None)
     return {
         "modelParameters": {
-            "approach": {"type": _APPROACHES.get(frozenset(objectives), "supervised")},
+            "approach": {"type": _approach(objectives)},
             "task": "text-generation",
             **_described("architectureFamily", config.get("model_type")),
             **_described("modelArchitecture", architecture),
@@ -338,3 +337,11 @@ def _licensed(text: str | None) -> dict[str, Any]:
 
 def _hashes(sha256: str) -> list[dict[str, str]]:
     return [{"alg": "SHA-256", "content": sha256}]
+
+
+def _approach(objectives: Set[str]) -> str:
+    """Return how a model learned, by the objectives of all phases, in the words of CycloneDX."""
+    if objectives == {"cpt"}:
+        return "self-supervised"
+    learns_from = {OBJECTIVES[name].learns_from for name in objectives}
+    return "reinforcement-learning" if learns_from == {"rewards"} else "supervised"

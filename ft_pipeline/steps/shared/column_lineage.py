@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from ft_pipeline.tables.formats.arrow_schema import TAGS, TOOLS
 from ft_pipeline.tables.formats.registry import CONVERSATIONAL, FORMATS
-from ft_pipeline.training.objectives.registry import Column
+from ft_pipeline.training.objectives.spec import Column
 
 Sources = Mapping[str, Sequence[Column]]
 """A table's column → the columns that it is made from."""

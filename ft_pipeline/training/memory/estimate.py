@@ -97,19 +97,19 @@ def describe_cpu_memory(cpu_gb: Mapping[str, float]) -> str:
 
 def _memory_plan(settings: ExperimentSettings, longest_row: int | None) -> MemoryPlan:
     """Return the plan of an experiment, without the parts that depend on the device."""
-    training, grpo = settings.training, settings.grpo
-    objective, in_groups = OBJECTIVES[settings.objective], settings.objective == "grpo"
+    training, objective = settings.training, OBJECTIVES[settings.objective]
+    groups = objective.groups(settings)
     own_tokens = settings.distill.max_new_tokens if settings.distill and settings.is_on_policy else 0
-    longest = (longest_row or training.max_length) + (grpo.max_new_tokens if in_groups else own_tokens)
+    longest = (longest_row or training.max_length) + (groups.max_new_tokens if groups else own_tokens)
     return MemoryPlan(
         technique=settings.technique,
         optim=training.optim,
         batch=training.per_device_train_batch_size,
-        sequences=grpo.num_generations if in_groups else objective.sequences_per_row,
+        sequences=groups.copies if groups else objective.sequences_per_row,
         length=min(longest, training.max_length),
         tokens=training.tokens_per_batch,
-        generates=in_groups or settings.is_on_policy,
-        keeps_start=in_groups and grpo.beta > 0,
+        generates=groups is not None or settings.is_on_policy,
+        keeps_start=groups is not None and groups.keeps_start,
         read_logits=own_tokens,
         gradient_checkpointing=training.gradient_checkpointing,
         r=settings.lora.r,

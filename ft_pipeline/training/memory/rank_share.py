@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ft_pipeline.settings.experiment import ExperimentSettings
+from ft_pipeline.settings.objectives import objective_rules
 
 _GATHERED_LAYERS = 2
 """Layers whose weights a rank holds whole: the one that computes, and the next one."""
@@ -53,10 +54,10 @@ class Held:
 
 def why_not_sharded(settings: ExperimentSettings) -> str | None:
     """Return which setting FSDP2 does not support, and what to set instead; None if it supports all of them."""
-    if settings.objective == "grpo":
+    if objective_rules()[settings.objective].draws_answers:
         return (
-            "objective 'grpo' draws answers, which FSDP does not support. Set `distributed_type: MULTI_GPU` in the "
-            "file that FT_ACCELERATE_CONFIG names."
+            f"objective {settings.objective!r} draws answers, which FSDP does not support. Set `distributed_type: "
+            "MULTI_GPU` in the file that FT_ACCELERATE_CONFIG names."
         )
     if settings.technique == "prompt_tuning":
         return (

@@ -25,6 +25,7 @@ from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.tables.formats.arrow_schema import read_columns
 from ft_pipeline.tables.formats.turns import plain
 from ft_pipeline.tables.splits import SPLITS, TRAIN, VALIDATION
+from ft_pipeline.training.objectives.drawn_answers import require_room, step_seed
 from ft_pipeline.training.objectives.own_answers import (
     Asked,
     OwnAnswers,
@@ -33,7 +34,6 @@ from ft_pipeline.training.objectives.own_answers import (
     is_on_policy,
     prompt_of,
 )
-from ft_pipeline.training.objectives.rollouts import require_room, step_seed
 from ft_pipeline.training.objectives.rows import PreparedRows, RowSource, TableRows
 from ft_pipeline.training.tokens.chat_tokens import Rendered, encode
 from ft_pipeline.training.tokens.held_out import LEFT_OUT, split_or_leave_out

@@ -20,7 +20,7 @@ from ft_pipeline.models.decoding.target_logits import read_targets
 from ft_pipeline.models.decoding.token_loop import Decoding
 from ft_pipeline.models.load import load_model, load_tokenizer
 from ft_pipeline.settings.distill import DistillSettings
-from ft_pipeline.training.objectives.rollouts import draw_ids, prompt_ids
+from ft_pipeline.training.objectives.drawn_answers import draw_ids, prompt_ids
 from ft_pipeline.training.tokens.chat_tokens import MASKED
 from ft_pipeline.training.trainer.acceleration import without_compiled_code
 from ft_pipeline.training.trainer.distribution_loss import distribution_columns

@@ -11,18 +11,19 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, GenerationConfig
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.evaluation.reward_config import reward_config
 from ft_pipeline.models import attention
 from ft_pipeline.models.attention import padded_attention
 from ft_pipeline.models.load import load_tokenizer
+from ft_pipeline.rewards import group_loss
+from ft_pipeline.rewards.client import Reward
+from ft_pipeline.rewards.config import reward_config
+from ft_pipeline.rewards.grpo import GroupTrainer
+from ft_pipeline.rewards.rollouts import Prompt, Rollout, Rollouts
+from ft_pipeline.rewards.settings import GrpoSettings
 from ft_pipeline.settings.evaluation import EvaluationSettings
 from ft_pipeline.settings.experiment import ExperimentData, ExperimentSettings
-from ft_pipeline.settings.rewards import GrpoSettings
 from ft_pipeline.training import adapter
-from ft_pipeline.training.objectives import group_loss
-from ft_pipeline.training.objectives.grpo import GroupTrainer
-from ft_pipeline.training.objectives.reward_client import Reward
-from ft_pipeline.training.objectives.rollouts import Prompt, Rollout, Rollouts, step_seed
+from ft_pipeline.training.objectives.drawn_answers import step_seed
 from ft_pipeline.training.techniques import new_model
 from ft_pipeline.training.token_rows import read_split
 from ft_pipeline.training.tokens.chat_tokens import MASKED

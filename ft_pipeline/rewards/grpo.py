@@ -23,13 +23,14 @@ from ft_pipeline.models.attention import reads_end_to_end
 from ft_pipeline.models.chat import prompt_and_target, with_prompt
 from ft_pipeline.models.compute_dtype import compute_autocast
 from ft_pipeline.models.reasoning import without_reasoning
+from ft_pipeline.rewards import group_loss
+from ft_pipeline.rewards.client import RewardProcess
+from ft_pipeline.rewards.rollouts import Prompt, Rollout, Rollouts
+from ft_pipeline.rewards.settings import GrpoSettings, grpo_of
 from ft_pipeline.settings.experiment import ExperimentData, ExperimentSettings
-from ft_pipeline.settings.rewards import GrpoSettings
 from ft_pipeline.tables.formats.arrow_schema import read_columns
 from ft_pipeline.tables.formats.turns import is_trained, plain
-from ft_pipeline.training.objectives import group_loss
-from ft_pipeline.training.objectives.reward_client import RewardProcess
-from ft_pipeline.training.objectives.rollouts import Prompt, Rollout, Rollouts, prompt_ids, require_room, step_seed
+from ft_pipeline.training.objectives.drawn_answers import prompt_ids, require_room, step_seed
 from ft_pipeline.training.objectives.rows import PreparedRows, RowSource, TableRows
 from ft_pipeline.training.tokens.chat_tokens import MASKED, Rendered, encode, find_dropped_turns
 from ft_pipeline.training.tokens.token_audit import AnswerChecks, Row
@@ -140,9 +141,9 @@ class GroupTrainer(TokenTrainer):
 
     @classmethod
     def for_experiment(cls, setup: TrainerSetup, rewards: dict[str, Any] | None = None) -> "GroupTrainer":
-        """Return the trainer of one experiment. rewards: as evaluation.reward_config returns it."""
+        """Return the trainer of one experiment. rewards: as rewards/config.py returns it."""
         assert rewards is not None
-        grpo, max_length = setup.settings.grpo, setup.settings.training.max_length
+        grpo, max_length = grpo_of(setup.settings), setup.settings.training.max_length
         require_room([*setup.train, *setup.validation], setup.model, max_length, "grpo", grpo.max_new_tokens)
         _require_temperature(grpo.temperature, setup.model)
         process = RewardProcess(grpo, rewards, setup.ranks.gather_values)

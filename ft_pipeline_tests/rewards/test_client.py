@@ -8,10 +8,10 @@ import psutil
 import pytest
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.evaluation.reward_config import reward_config
+from ft_pipeline.rewards.client import Answer, RewardProcess
+from ft_pipeline.rewards.config import reward_config
+from ft_pipeline.rewards.settings import GrpoSettings
 from ft_pipeline.settings.evaluation import EvaluationSettings
-from ft_pipeline.settings.rewards import GrpoSettings
-from ft_pipeline.training.objectives.reward_client import Answer, RewardProcess
 
 CHECKS = """
 import os

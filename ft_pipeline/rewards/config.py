@@ -6,12 +6,13 @@ from typing import Any
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.metrics.custom_metrics import resolve_metrics
-from ft_pipeline.settings.checks import ALL_FIELDS, CheckMetric, FieldsMetric, FunctionMetric
+from ft_pipeline.evaluation.metrics.single_answers import single_answer_values
+from ft_pipeline.models.generation_config import ignored_while_decoding
+from ft_pipeline.project import Project
+from ft_pipeline.rewards.settings import grpo_of
 from ft_pipeline.settings.evaluation import CALL_METRICS, EvaluationSettings
-
-_ALWAYS = ("exact_match", "rouge_l", "chrf")
-_SCALES = {"chrf": 0.01}
-"""Factors of metrics that are not shares."""
+from ft_pipeline.settings.experiment import ExperimentSettings
+from ft_pipeline.store.artifacts import Artifact
 
 
 def reward_config(root: Path, settings: EvaluationSettings, rewards: Mapping[str, float]) -> dict[str, Any]:
@@ -24,7 +25,7 @@ def reward_config(root: Path, settings: EvaluationSettings, rewards: Mapping[str
         raise UserError("objective 'grpo' needs a reward. Set `grpo.rewards: {METRIC: 1}`, see docs/rewards.md.")
     used = {name.partition("/")[0] for name in rewards}
     metrics = {name: metric for name, metric in settings.metrics.items() if name in used}
-    known = _rewarded_values(settings)
+    known = single_answer_values(settings)
     for name in rewards:
         if name not in known:
             raise UserError(
@@ -41,25 +42,8 @@ def reward_config(root: Path, settings: EvaluationSettings, rewards: Mapping[str
     }
 
 
-def _rewarded_values(settings: EvaluationSettings) -> dict[str, float]:
-    """Return the metrics that a reward can name, each with the factor of its values."""
-    names = [*_ALWAYS, *CALL_METRICS]
-    if settings.answer_format:
-        names += ["format_valid", *(["fields_match"] if settings.answer_format.type == "json" else [])]
-    known = {name: _SCALES.get(name, 1.0) for name in names}
-    for name, metric in settings.metrics.items():
-        known |= _values_of(name, metric)
-    return known
-
-
-def checks_of(settings: EvaluationSettings) -> list[str]:
-    """Return the checks of single answers that a project declares: what an answer can be rewarded for."""
-    always = {*_ALWAYS, *CALL_METRICS}
-    return [name for name in _rewarded_values(settings) if name not in always and "/" not in name]
-
-
-def _values_of(name: str, metric: FunctionMetric | CheckMetric) -> dict[str, float]:
-    if isinstance(metric, FunctionMetric):
-        return {} if metric.corpus else {name: -1.0 if metric.lower_is_better else 1.0}
-    second = {f"{name}/{ALL_FIELDS}": 1.0} if isinstance(metric, FieldsMetric) else {}
-    return {name: 1.0} | second
+def facts_of_adapter(project: Project, settings: ExperimentSettings, base: Artifact) -> dict[str, Any]:
+    """Return what an adapter depends on besides its settings: the rewards, and keys of the base model's own
+    generation config, which would change its answers."""
+    rewards = reward_config(project.root, project.settings.evaluation, grpo_of(settings).rewards)
+    return {"rewards": rewards, **ignored_while_decoding(base.path)}

@@ -9,7 +9,7 @@ exp(d) − d − 1 with d = log π₀ − log π (Schulman 2020).
 import torch
 from torch import Tensor
 
-from ft_pipeline.settings.rewards import GrpoSettings
+from ft_pipeline.rewards.settings import GrpoSettings
 
 _SMALLEST_DEVIATION = 1e-4
 """Added to the standard deviation of the rewards of a group."""

@@ -2,9 +2,11 @@
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 
-from ft_pipeline.settings.yaml_file import Section, rule_error
+from ft_pipeline.settings.feature_keys import FeatureKeys
+from ft_pipeline.settings.objectives import ObjectiveRules
+from ft_pipeline.settings.yaml_file import Section, later, rule_error
 
 
 class GrpoSettings(Section):
@@ -45,3 +47,24 @@ class GrpoSettings(Section):
                     f"rewards.{name}", f"the weight of the reward {name!r} is {weight:g}. Use a weight above 0."
                 )
         return self
+
+
+class RewardKeys(FeatureKeys):
+    """What an experiment may say."""
+
+    grpo: GrpoSettings = later(GrpoSettings())
+
+
+def grpo_of(experiment: BaseModel) -> GrpoSettings:
+    """Return the section `grpo` of an experiment."""
+    return RewardKeys.of(experiment).grpo
+
+
+GRPO = ObjectiveRules(
+    section="grpo",
+    others="has no rewards",
+    rows="the prompts of the conversations",
+    no_prompt_tuning="a few virtual tokens cannot learn it",
+    starts_trained=True,
+    draws_answers=True,
+)

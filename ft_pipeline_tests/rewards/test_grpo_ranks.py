@@ -9,11 +9,11 @@ import torch
 from safetensors.torch import load_file
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.evaluation.reward_config import reward_config
 from ft_pipeline.execution.workers.accelerate_config import NUM_PROCESSES
 from ft_pipeline.execution.workers.launchers import AccelerateLauncher
 from ft_pipeline.execution.workers.supervisor import WorkerJob, run_worker
 from ft_pipeline.job import Rank
+from ft_pipeline.rewards.config import reward_config
 from ft_pipeline.settings.evaluation import EvaluationSettings
 from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.training import adapter

@@ -15,10 +15,7 @@ from ft_pipeline.execution.workers.accelerate_config import ACCELERATE_CONFIG, N
 from ft_pipeline.execution.workers.launchers import AccelerateLauncher
 from ft_pipeline.execution.workers.supervisor import WorkerJob, run_worker
 from ft_pipeline.models.load import load_model, load_tokenizer
-from ft_pipeline.settings.experiment import ExperimentSettings
-from ft_pipeline.settings.preferences import KtoSettings
-from ft_pipeline.training import adapter, training_data
-from ft_pipeline.training.objectives.kto import (
+from ft_pipeline.preferences.kto import (
     MISMATCHED,
     UP,
     ThumbTrainer,
@@ -29,6 +26,9 @@ from ft_pipeline.training.objectives.kto import (
     with_mismatched_answers,
     with_reference,
 )
+from ft_pipeline.preferences.settings import KtoSettings
+from ft_pipeline.settings.experiment import ExperimentSettings
+from ft_pipeline.training import adapter, training_data
 from ft_pipeline.training.token_rows import failures, read_split
 from ft_pipeline.training.tokens.chat_tokens import MASKED
 from ft_pipeline.training.trainer.arguments import training_arguments

@@ -17,9 +17,9 @@ from torch.nn import functional
 from ft_pipeline.errors import UserError
 from ft_pipeline.job import Job
 from ft_pipeline.models.compute_dtype import compute_autocast
+from ft_pipeline.preferences.settings import DpoSettings, PairLoss, dpo_of
 from ft_pipeline.settings.data import DataSettings
 from ft_pipeline.settings.experiment import ExperimentSettings
-from ft_pipeline.settings.preferences import DpoSettings, PairLoss
 from ft_pipeline.tables.formats.arrow_schema import read_columns
 from ft_pipeline.tables.splits import TRAIN, VALIDATION
 from ft_pipeline.training.objectives.answers import tokenize_answers
@@ -182,7 +182,7 @@ class PreferenceTrainer(TokenTrainer):
     @classmethod
     def for_experiment(cls, setup: TrainerSetup) -> "PreferenceTrainer":
         """Return the trainer of one experiment. The model, as it is now, is the reference."""
-        return cls(*setup.with_reference(with_reference).arguments_of_trainer, dpo=setup.settings.dpo)
+        return cls(*setup.with_reference(with_reference).arguments_of_trainer, dpo=dpo_of(setup.settings))
 
     def summed_loss(self, model: Any, batch: dict[str, Tensor]) -> tuple[Any, ...]:
         """Return the summed loss over the pairs of a batch, and their number."""

@@ -1,6 +1,6 @@
 """Rewards from a process of their own: functions of the project must not be able to stop or slow down a training.
 
-The process (ft_pipeline/evaluation/reward_process.py) gets only what it needs of the environment, and no secret. An
+The process (process.py) gets only what it needs of the environment, and no secret. An
 answer whose reward takes too long, or ends the process, has the lowest reward, and the process is started again. Each
 rank of a training has a process of its own.
 """
@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.settings.rewards import GrpoSettings
+from ft_pipeline.rewards.settings import GrpoSettings
 
-_MODULE = "ft_pipeline.evaluation.reward_process"
+_MODULE = "ft_pipeline.rewards.process"
 _ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "TZ", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "SYSTEMROOT")
 """The variables that the process gets, of those of the worker."""
 _SETTINGS = {
@@ -66,7 +66,7 @@ class RewardProcess:
         config: Mapping[str, Any],
         gather: Callable[[list[float]], list[list[float]]] = lambda numbers: [numbers],
     ) -> None:
-        """config: as evaluation.reward_config returns it. gather: returns the numbers of all ranks. UserError if a
+        """config: as config.reward_config returns it. gather: returns the numbers of all ranks. UserError if a
         function of the project cannot be loaded."""
         self._settings, self._gather = settings, gather
         self._first_line = {**config, "memory_bytes": int(settings.reward_memory_gb * 1e9)}

@@ -2,8 +2,10 @@
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 
+from ft_pipeline.settings.feature_keys import FeatureKeys
+from ft_pipeline.settings.objectives import ObjectiveRules
 from ft_pipeline.settings.yaml_file import Section, later, rule_error
 
 PairLoss = Literal["sigmoid", "robust", "hinge", "ipo", "apo_zero"]
@@ -55,3 +57,37 @@ class KtoSettings(Section):
     """`kto`: an answer is compared with how much the model has moved on other answers. `apo_zero_unpaired`: it is
     compared with the reference model alone (D'Oosterlinck et al. 2024, arXiv 2408.06266), which takes a third less
     time."""
+
+
+class PreferenceKeys(FeatureKeys):
+    """What an experiment may say."""
+
+    dpo: DpoSettings = DpoSettings()
+    kto: KtoSettings = later(KtoSettings())
+
+
+def dpo_of(experiment: BaseModel) -> DpoSettings:
+    """Return the section `dpo` of an experiment."""
+    return PreferenceKeys.of(experiment).dpo
+
+
+def kto_of(experiment: BaseModel) -> KtoSettings:
+    """Return the section `kto` of an experiment."""
+    return PreferenceKeys.of(experiment).kto
+
+
+_NO_PROMPT_TUNING = "a few virtual tokens cannot learn it, and the frozen model would be its own reference"
+DPO = ObjectiveRules(
+    section="dpo",
+    others="compares no answers",
+    rows="data/raw/preferences",
+    no_prompt_tuning=_NO_PROMPT_TUNING,
+    starts_trained=True,
+)
+KTO = ObjectiveRules(
+    section="kto",
+    others="reads no thumbs",
+    rows="data/raw/feedback",
+    no_prompt_tuning=_NO_PROMPT_TUNING,
+    starts_trained=True,
+)

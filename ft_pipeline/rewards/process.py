@@ -1,9 +1,9 @@
-"""The process that computes rewards: `python -m ft_pipeline.evaluation.reward_process`. It reads and writes JSON lines.
+"""The process that computes rewards: `python -m ft_pipeline.rewards.process`. It reads and writes JSON lines.
 
-The first line is the config (reward_config.reward_config) with the limit `memory_bytes`. Each further line is an
+The first line is the config (config.reward_config) with the limit `memory_bytes`. Each further line is an
 answer: {messages, tools, answer, calls}. A reply is {"values": …} with the value of each rewarded metric, null if the
 answer is too much for a metric, or {"error": …} with an error of the user's. Functions of the project run here, with
-the limits of reward_sandbox.py.
+the limits of sandbox.py.
 """
 
 import json
@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from ft_pipeline.evaluation.reward_sandbox import Limits, confine
+from ft_pipeline.rewards.sandbox import Limits, confine
 
 _LARGEST = 1e6
 """Largest size of a value. The squares of much larger ones have no finite mean."""
