@@ -493,8 +493,10 @@ LATER = {
     "FunctionMetric": {"corpus": True},
     "PromotionSettings": {"worth": 0.05},
     "PromptSearchSettings": {"reflector": "teacher", "reflections": 3, "models": ["tuned"]},
+    "PreferenceKeys": {"kto": KtoSettings(beta=0.5)},
     "PromptVariant": {"replace_system": True, "example_rows": ["row-1"]},
     "PromptingSettings": {"tuned_with": ["brief"], "search": PromptSearchSettings(tries=3)},
+    "RewardKeys": {"grpo": GrpoSettings(beta=0.5)},
     "TeacherSettings": {"chat_template_kwargs": {"enable_thinking": False}},
     "TrainingSettings": {
         "tokens_per_batch": 512,
@@ -508,6 +510,7 @@ LATER = {
         "attn_implementation": "sdpa",
         "pure_bf16": True,
     },
+    "Trained": {"chat_template_kwargs": {"enable_thinking": False}},
     "base_model": {"chat_template_kwargs": {"enable_thinking": False}},
     "tables": {"mask": {"alpaca": ["EMAIL_ADDRESS"]}, "shares": DataSettings()},
     "conversations": {
