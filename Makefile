@@ -51,8 +51,10 @@ nightly: setup
 stories: setup
 	$(PYTEST) -m story
 
+# Tests that wait most of their time run beside the others: in turn with them, they would keep a core idle.
 test-all: setup
-	$(PYTEST) -m "long or not long"
+	$(PYTEST) -n 1 --junitxml=build/waits.xml -m waits & waits=$$!; \
+	$(PYTEST) -m "not waits"; others=$$?; wait $$waits && exit $$others
 
 # Which small faults the tests find (benchmarks/mutations.py).
 mutations: setup

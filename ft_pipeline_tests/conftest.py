@@ -6,6 +6,7 @@ import importlib.util
 import io
 import os
 import shutil
+import signal
 import socketserver
 import sqlite3
 import sys
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test connects to the Hugging Face Hub
 os.environ.pop("FT_PROJECT", None)  # `make` names this repository, in which no test works
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a job that a shell started in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 for name in ("FT_KEYS", "FT_LEASE_DIR"):
     # No test writes keys to the home of the user. Tests that run in parallel do not wait for each other's device.
     os.environ[name] = tempfile.mkdtemp(prefix="ft-tests-")

@@ -20,9 +20,9 @@ import dagster as dg
 from PIL import Image
 from playwright.sync_api import Page
 
-from ft_pipeline.lineage.artifact_index import ArtifactIndex
 from ft_pipeline.execution.metadata import artifact_metadata, clean_metadata, metadata_of_page
 from ft_pipeline.execution.step_asset import ASSETS
+from ft_pipeline.lineage.artifact_index import ArtifactIndex
 from ft_pipeline.project import Project
 from ft_pipeline.step import STEPS
 from ft_pipeline.store.artifacts import ArtifactStore

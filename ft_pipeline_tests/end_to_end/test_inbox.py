@@ -22,7 +22,7 @@ from ft_pipeline_tests.end_to_end.ui import wait_until
 from ft_pipeline_tests.serving.test_serving import Served, serving
 from ft_pipeline_tests.tiny import tiny_model
 
-pytestmark = [pytest.mark.slow, pytest.mark.long]
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.waits]
 
 PATIENCE = 900.0
 KNOWN, CORRECTED = "Please send your order number.", "Refunds take five days."

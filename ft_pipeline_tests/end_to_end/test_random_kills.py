@@ -21,7 +21,7 @@ from ft_pipeline_tests.end_to_end.project import environment, ft, small_project,
 from ft_pipeline_tests.end_to_end.test_kills import BEFORE, NEVER_STOPS_EARLY
 from ft_pipeline_tests.end_to_end.ui import serving, wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.long]
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.waits]
 PATIENCE = 180.0
 KILLS = 5
 """Number of random kills without a daemon, and with one."""

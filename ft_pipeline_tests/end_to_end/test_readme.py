@@ -74,7 +74,7 @@ def test_the_readmes_distillation_commands_work(tmp_path: Path) -> None:
     settings = root / "project.yaml"
     assert TRIES in settings.read_text(encoding="utf-8")
     settings.write_text(settings.read_text(encoding="utf-8").replace(TRIES, "tries: 2"), encoding="utf-8")
-    change_yaml(settings, evaluation={"max_test_rows": 12, "max_new_tokens": 32})
+    change_yaml(settings, evaluation={"max_test_rows": 12})
     for path in (root / "data" / "general").glob("*.jsonl"):
         cut(path, 8)
     with running(["bash", "-c", f"exec {serve}"], port, checkout):

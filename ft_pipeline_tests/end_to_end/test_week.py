@@ -27,7 +27,7 @@ from ft_pipeline_tests.automation.webhook import Webhook, webhook
 from ft_pipeline_tests.end_to_end.project import environment, ft, small_project
 from ft_pipeline_tests.end_to_end.ui import Ui, wait_until, wait_until_loaded
 
-pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.story]
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.story, pytest.mark.waits]
 
 DAY_SECONDS = 60.0
 PATIENCE = 900.0

@@ -160,6 +160,7 @@ print(raw_files(dg.build_sensor_context()).skip_message)
 def dg_command(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [str(Path(sys.executable).parent / "dg"), *arguments]
     environment = os.environ | {"DAGSTER_HOME": str(root / "dagster_home"), "DAGSTER_DISABLE_TELEMETRY": "1"}
+    environment.pop("FT_PROJECT", None)  # commands of `ft` that tests ran in this process set it
     return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
 
 
