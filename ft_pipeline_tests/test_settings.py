@@ -543,7 +543,7 @@ def test_a_later_key_is_in_a_spec_only_if_it_has_another_value_than_its_default(
     """A key that is dumped with its default would make every step that reads it run again in old projects."""
     for name in modules():
         load_step(name)
-    widest_last = sorted(sections(), key=lambda model: len(model.model_fields))  # features extend a section of this name
+    widest_last = sorted(sections(), key=lambda model: len(model.model_fields))  # features extend one of this name
     models = {name_of(model): model for model in widest_last if model.__module__.startswith("ft_pipeline.")}
     assert {
         name: found
