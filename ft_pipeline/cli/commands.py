@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -160,6 +161,7 @@ def ui(
     from ft_pipeline.execution import instance
     from ft_pipeline.execution.device_pool import set_default_limit
     from ft_pipeline.execution.local_page import require_free_port
+    from ft_pipeline.execution.partitions import add_partitions
     from ft_pipeline.execution.workers.launchers import check_environment
     from ft_pipeline.store.journal import sign_new_store
 
@@ -175,6 +177,9 @@ def ui(
     # This creates Dagster's tables, so that its processes and a first `ft run` do not do so at the same time.
     with instance.open_instance() as opened_instance:
         set_default_limit(opened_instance)
+        if not read_only:
+            with suppress(UserError):  # of project.yaml: each run reports it
+                add_partitions(opened_instance, project.experiment_names())
     os.environ["PYTHONWARNINGS"] = "ignore"
     arguments = ["--workspace", str(workspace), "--port", str(port)]
     arguments += [argument for name in allow_host or () for argument in ("--allow-host", name)]

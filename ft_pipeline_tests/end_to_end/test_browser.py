@@ -151,6 +151,7 @@ def test_an_unreadable_file_fails_a_check_with_a_readable_reason(page: Page, tmp
     root = small_project(tmp_path / "broken")
     (root / "data" / "raw" / "alpaca" / "export.jsonl").write_bytes('[{"instruction": "Hi"'.encode("utf-16"))
     with serving(root) as ui:
+        assert "qlora" in ui.partitions(), "the experiments are there when the UI is"
         materialize_all(page, ui, "qlora")
         assert ui.wait_for_run(RUN_SECONDS)["status"] == "FAILURE"
         page.goto(f"{ui.url}/assets/alpaca?view=checks", wait_until="domcontentloaded")

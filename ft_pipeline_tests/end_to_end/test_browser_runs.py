@@ -39,12 +39,6 @@ def ui(root: Path) -> Iterator[Ui]:
         yield served
 
 
-def partitions(ui: Ui) -> list[str]:
-    query = "query($key: AssetKeyInput!) { assetNodeOrError(assetKey: $key) { ... on AssetNode { partitionKeys } } }"
-    keys: list[str] = ui.query(query, key={"path": ["adapter"]})["assetNodeOrError"]["partitionKeys"]
-    return keys
-
-
 def status(ui: Ui, run_id: str) -> str:
     return next(run["status"] for run in ui.runs() if run["runId"] == run_id)
 
@@ -78,7 +72,7 @@ def test_a_new_experiment_appears_fails_with_its_reason_and_recovers(ui: Ui, roo
     model = root / "models" / "lost"
     write_experiment(root, "lost", model)
 
-    wait_until(lambda: "lost" in partitions(ui), "the sensor has added the new experiment", PATIENCE)
+    wait_until(lambda: "lost" in ui.partitions(), "the sensor has added the new experiment", PATIENCE)
     failed = ui.launch("lost", "experiment", "base_model")
     wait_for_status(ui, failed, "FAILURE")
     check_shown(page, ui, failed, "Failure")

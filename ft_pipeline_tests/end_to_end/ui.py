@@ -81,6 +81,14 @@ class Ui:
         )["terminateRun"]
         assert ended["__typename"] == "TerminateRunSuccess", ended
 
+    def partitions(self) -> list[str]:
+        """The experiments that can be chosen in the dialog of a launch."""
+        query = (
+            "query($key: AssetKeyInput!) { assetNodeOrError(assetKey: $key) { ...on AssetNode { partitionKeys } } }"
+        )
+        keys: list[str] = self.query(query, key={"path": ["adapter"]})["assetNodeOrError"]["partitionKeys"]
+        return keys
+
     def wait_for_run(self, seconds: float) -> dict[str, Any]:
         """The newest run, once it has ended."""
 
