@@ -83,9 +83,7 @@ class Ui:
 
     def partitions(self) -> list[str]:
         """The experiments that can be chosen in the dialog of a launch."""
-        query = (
-            "query($key: AssetKeyInput!) { assetNodeOrError(assetKey: $key) { ...on AssetNode { partitionKeys } } }"
-        )
+        query = "query($key: AssetKeyInput!) { assetNodeOrError(assetKey: $key) { ...on AssetNode { partitionKeys } } }"
         keys: list[str] = self.query(query, key={"path": ["adapter"]})["assetNodeOrError"]["partitionKeys"]
         return keys
 
