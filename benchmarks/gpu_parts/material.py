@@ -57,12 +57,11 @@ def make(item: dict[str, Any]) -> dict[str, int]:
 
     base, folder, objective = Path(item["base"]), Path(item["folder"]), item["objective"]
     rows = [pair for pair in read_rows(shipped_files(), 500) if _length(pair) < item.get("letters", 500)]
-    train = item.get("train", TRAIN)
-    rows = rows[: train + VALIDATION]
+    rows = rows[: TRAIN + VALIDATION]
     inputs = {"base_model": base, "conversations": _write(folder / "conversations", _conversations(rows))}
     table = _TABLE_OF.get(objective)
     if table:
-        inputs[table] = _TABLES[table](folder / table, base, rows[:train])
+        inputs[table] = _TABLES[table](folder / table, base, rows[:TRAIN])
     out, work = folder / "data", folder / "work"
     for path in (out, work):
         path.mkdir(parents=True, exist_ok=True)

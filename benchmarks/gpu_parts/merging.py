@@ -39,7 +39,7 @@ def measure_embedded(bench: Bench) -> Findings:
 def _measure(bench: Bench, model: str, kinds: tuple[str, ...]) -> Findings:
     findings = Findings()
     base, data = bench.model(model), bench.folder("material")
-    bench.run("material", {"objective": "sft", "base": base, "folder": data, **({"train": 8} if bench.is_tiny else {})})
+    bench.run("material", {"objective": "sft", "base": base, "folder": data})
     items = [
         {
             "experiment": experiment("sft", VARIANTS[kind], num_train_epochs=1 if bench.is_tiny else 2),
