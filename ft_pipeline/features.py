@@ -21,7 +21,6 @@ BUILT_IN = (
 """Folders of this package whose `__init__.py` has a FEATURE."""
 TABLES = {
     "export": "(project, store, model, directory, quantize, force, with_texts) → the Answer of `ft export --format`",
-    "objective": "the ObjectiveSpec of an objective",
     "launcher": "(kind, need) → the Launcher of a job that needs a device, by the value of FT_LAUNCHER",
     "copied_row": "(content, SHA-256) → whether a row of a ledger is as written or erased, by folder of the store",
     "remote": "() → the Access to files of remote sources, by the scheme of their URL",
@@ -50,7 +49,7 @@ class Feature:
     settings: Mapping[str, str] = field(default_factory=dict)
     """Section of the settings (`project`, `experiment`, `objective`, `evaluation`) → the FeatureKeys that are added."""
     objectives: Mapping[str, str] = field(default_factory=dict)
-    """Objective → its ObjectiveRules; its ObjectiveSpec is a choice in the table `objective`."""
+    """Objective → its ObjectiveRules, which name its ObjectiveSpec."""
     steps: Mapping[str, str] = field(default_factory=dict)
     """Step → the module that describes it, as a file in steps/ does."""
     feeds: Mapping[str, Sequence[str]] = field(default_factory=dict)
@@ -98,13 +97,9 @@ def commands() -> dict[str, str]:
 
 def choice(table: str, name: str) -> Callable[..., Any] | None:
     """Return what a feature offers under a name in a table of the core; None if no feature does."""
-    return entry(table, name) if name in names_in(table) else None
-
-
-def entry(table: str, name: str) -> Any:
-    """Return what a feature offers under a name of `names_in`."""
     tables = (feature.choices.get(table, {}) for feature in features().values())
-    return resolve_name(next(offered[name] for offered in tables if name in offered))
+    target = next((offered[name] for offered in tables if name in offered), None)
+    return resolve_name(target) if target else None
 
 
 def names_in(table: str) -> list[str]:

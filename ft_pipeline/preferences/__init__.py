@@ -8,10 +8,4 @@ FEATURE = Feature(
     docs="preferences.md",
     settings={"objective": "ft_pipeline.preferences.settings:PreferenceKeys"},
     objectives={"dpo": "ft_pipeline.preferences.settings:DPO", "kto": "ft_pipeline.preferences.settings:KTO"},
-    choices={
-        "objective": {
-            "dpo": "ft_pipeline.preferences.objectives:DPO",
-            "kto": "ft_pipeline.preferences.objectives:KTO",
-        }
-    },
 )

@@ -17,7 +17,7 @@ from torch.nn import functional
 from ft_pipeline.errors import UserError
 from ft_pipeline.job import Job
 from ft_pipeline.models.compute_dtype import compute_autocast
-from ft_pipeline.preferences.settings import DpoSettings, PairLoss, dpo_of
+from ft_pipeline.preferences.settings import DpoSettings, PairLoss, PreferenceKeys
 from ft_pipeline.settings.data import DataSettings
 from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.tables.formats.arrow_schema import read_columns
@@ -182,7 +182,9 @@ class PreferenceTrainer(TokenTrainer):
     @classmethod
     def for_experiment(cls, setup: TrainerSetup) -> "PreferenceTrainer":
         """Return the trainer of one experiment. The model, as it is now, is the reference."""
-        return cls(*setup.with_reference(with_reference).arguments_of_trainer, dpo=dpo_of(setup.settings))
+        return cls(
+            *setup.with_reference(with_reference).arguments_of_trainer, dpo=PreferenceKeys.of(setup.settings).dpo
+        )
 
     def summed_loss(self, model: Any, batch: dict[str, Tensor]) -> tuple[Any, ...]:
         """Return the summed loss over the pairs of a batch, and their number."""

@@ -17,7 +17,7 @@ from torch import Tensor
 from ft_pipeline.errors import UserError
 from ft_pipeline.job import Job
 from ft_pipeline.models.compute_dtype import compute_autocast
-from ft_pipeline.preferences.settings import KtoSettings, kto_of
+from ft_pipeline.preferences.settings import KtoSettings, PreferenceKeys
 from ft_pipeline.settings.data import DataSettings
 from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.tables.formats.arrow_schema import read_columns
@@ -206,7 +206,7 @@ class ThumbTrainer(TokenTrainer):
     @classmethod
     def for_experiment(cls, setup: TrainerSetup) -> "ThumbTrainer":
         """Return the trainer of one experiment. The model, as it is now, is the reference."""
-        kto = kto_of(setup.settings)
+        kto = PreferenceKeys.of(setup.settings).kto
         if kto.loss_type == "kto":
             longest = max(len(row["input_ids"]) for row in (*setup.train, *setup.validation))
             setup = setup.with_rows(lambda rows: with_mismatched_answers(rows, longest))

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import Field, model_validator
 
 from ft_pipeline.settings.feature_keys import FeatureKeys
 from ft_pipeline.settings.objectives import ObjectiveRules
@@ -66,18 +66,9 @@ class PreferenceKeys(FeatureKeys):
     kto: KtoSettings = later(KtoSettings())
 
 
-def dpo_of(experiment: BaseModel) -> DpoSettings:
-    """Return the section `dpo` of an experiment."""
-    return PreferenceKeys.of(experiment).dpo
-
-
-def kto_of(experiment: BaseModel) -> KtoSettings:
-    """Return the section `kto` of an experiment."""
-    return PreferenceKeys.of(experiment).kto
-
-
 _NO_PROMPT_TUNING = "a few virtual tokens cannot learn it, and the frozen model would be its own reference"
 DPO = ObjectiveRules(
+    spec="ft_pipeline.preferences.objectives:DPO",
     section="dpo",
     others="compares no answers",
     rows="data/raw/preferences",
@@ -85,6 +76,7 @@ DPO = ObjectiveRules(
     starts_trained=True,
 )
 KTO = ObjectiveRules(
+    spec="ft_pipeline.preferences.objectives:KTO",
     section="kto",
     others="reads no thumbs",
     rows="data/raw/feedback",

@@ -8,5 +8,4 @@ FEATURE = Feature(
     docs="rewards.md",
     settings={"objective": "ft_pipeline.rewards.settings:RewardKeys"},
     objectives={"grpo": "ft_pipeline.rewards.settings:GRPO"},
-    choices={"objective": {"grpo": "ft_pipeline.rewards.objective:GRPO"}},
 )

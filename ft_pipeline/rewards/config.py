@@ -9,7 +9,7 @@ from ft_pipeline.evaluation.metrics.custom_metrics import resolve_metrics
 from ft_pipeline.evaluation.metrics.single_answers import single_answer_values
 from ft_pipeline.models.generation_config import ignored_while_decoding
 from ft_pipeline.project import Project
-from ft_pipeline.rewards.settings import grpo_of
+from ft_pipeline.rewards.settings import RewardKeys
 from ft_pipeline.settings.evaluation import CALL_METRICS, EvaluationSettings
 from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.store.artifacts import Artifact
@@ -45,5 +45,5 @@ def reward_config(root: Path, settings: EvaluationSettings, rewards: Mapping[str
 def facts_of_adapter(project: Project, settings: ExperimentSettings, base: Artifact) -> dict[str, Any]:
     """Return what an adapter depends on besides its settings: the rewards, and keys of the base model's own
     generation config, which would change its answers."""
-    rewards = reward_config(project.root, project.settings.evaluation, grpo_of(settings).rewards)
+    rewards = reward_config(project.root, project.settings.evaluation, RewardKeys.of(settings).grpo.rewards)
     return {"rewards": rewards, **ignored_while_decoding(base.path)}

@@ -26,7 +26,7 @@ from ft_pipeline.models.reasoning import without_reasoning
 from ft_pipeline.rewards import group_loss
 from ft_pipeline.rewards.client import RewardProcess
 from ft_pipeline.rewards.rollouts import Prompt, Rollout, Rollouts
-from ft_pipeline.rewards.settings import GrpoSettings, grpo_of
+from ft_pipeline.rewards.settings import GrpoSettings, RewardKeys
 from ft_pipeline.settings.experiment import ExperimentData, ExperimentSettings
 from ft_pipeline.tables.formats.arrow_schema import read_columns
 from ft_pipeline.tables.formats.turns import is_trained, plain
@@ -143,7 +143,7 @@ class GroupTrainer(TokenTrainer):
     def for_experiment(cls, setup: TrainerSetup, rewards: dict[str, Any] | None = None) -> "GroupTrainer":
         """Return the trainer of one experiment. rewards: as rewards/config.py returns it."""
         assert rewards is not None
-        grpo, max_length = grpo_of(setup.settings), setup.settings.training.max_length
+        grpo, max_length = RewardKeys.of(setup.settings).grpo, setup.settings.training.max_length
         require_room([*setup.train, *setup.validation], setup.model, max_length, "grpo", grpo.max_new_tokens)
         _require_temperature(grpo.temperature, setup.model)
         process = RewardProcess(grpo, rewards, setup.ranks.gather_values)

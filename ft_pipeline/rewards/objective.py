@@ -1,13 +1,13 @@
 """Rewards as an objective. Importing this does not import torch."""
 
-from ft_pipeline.rewards.settings import grpo_of
+from ft_pipeline.rewards.settings import RewardKeys
 from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.training.objectives.spec import AnswerGroups, ObjectiveSpec
 from ft_pipeline.training.objectives.targets import Target
 
 
 def _groups(settings: ExperimentSettings) -> AnswerGroups:
-    grpo = grpo_of(settings)
+    grpo = RewardKeys.of(settings).grpo
     return AnswerGroups(grpo.num_generations, grpo.max_new_tokens, keeps_start=grpo.beta > 0)
 
 

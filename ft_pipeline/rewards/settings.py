@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import Field, model_validator
 
 from ft_pipeline.settings.feature_keys import FeatureKeys
 from ft_pipeline.settings.objectives import ObjectiveRules
@@ -55,12 +55,8 @@ class RewardKeys(FeatureKeys):
     grpo: GrpoSettings = later(GrpoSettings())
 
 
-def grpo_of(experiment: BaseModel) -> GrpoSettings:
-    """Return the section `grpo` of an experiment."""
-    return RewardKeys.of(experiment).grpo
-
-
 GRPO = ObjectiveRules(
+    spec="ft_pipeline.rewards.objective:GRPO",
     section="grpo",
     others="has no rewards",
     rows="the prompts of the conversations",

@@ -11,6 +11,8 @@ from ft_pipeline.features import features
 class ObjectiveRules:
     """One objective. The texts are parts of error messages."""
 
+    spec: str = ""
+    """`module:name` of its ObjectiveSpec; empty if the core has it (training/objectives/registry.py)."""
     section: str | None = None
     """The section of its settings, which no other objective may change."""
     others: str = ""

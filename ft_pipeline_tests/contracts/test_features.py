@@ -37,10 +37,11 @@ def test_all_that_it_names_is_there(feature: Feature) -> None:
     assert all(issubclass(resolve_name(keys), FeatureKeys) for keys in feature.settings.values())
     assert feature.hooks.keys() <= features.HOOKS.keys() and feature.choices.keys() <= features.TABLES.keys()
     chosen = [target for offered in feature.choices.values() for target in offered.values()]
-    assert all(isinstance(resolve_name(rules), ObjectiveRules) for rules in feature.objectives.values())
-    assert feature.objectives.keys() == feature.choices.get("objective", {}).keys()
+    rules = [resolve_name(target) for target in feature.objectives.values()]
+    assert all(isinstance(each, ObjectiveRules) for each in rules)
+    assert all(isinstance(resolve_name(each.spec), ObjectiveSpec) for each in rules)
     named = (*feature.hooks.values(), *feature.commands.values(), *chosen)
-    assert all(isinstance(found := resolve_name(target), ObjectiveSpec) or callable(found) for target in named)
+    assert all(callable(resolve_name(target)) for target in named)
     assert set(features.modules_of_steps()) >= {name for steps in feature.feeds.values() for name in steps}
 
 

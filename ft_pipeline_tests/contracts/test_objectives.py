@@ -15,6 +15,7 @@ from ft_pipeline.distillation.distill import DISTILLED
 from ft_pipeline.errors import UserError
 from ft_pipeline.job import Job, Reporter
 from ft_pipeline.settings.experiment import ExperimentSettings
+from ft_pipeline.settings.objectives import objective_rules
 from ft_pipeline.step import STEPS
 from ft_pipeline.tables.finished_tables import CONVERSATIONS as TABLE_OF_CONVERSATIONS
 from ft_pipeline.tables.finished_tables import table_of_format
@@ -98,6 +99,12 @@ def table_columns(table: str) -> set[str]:
 def test_every_objective_has_material() -> None:
     covered = {material.objective for material in MATERIAL.values()}
     assert covered == set(OBJECTIVES), "add its smallest rows to MATERIAL in contracts/objectives.py"
+
+
+def test_its_settings_and_its_training_agree_whether_it_draws_answers(subject: Subject) -> None:
+    settings = subject.settings()
+    draws = objective_rules()[settings.objective].draws_answers
+    assert draws == (subject.spec.groups(settings) is not None)
 
 
 def test_its_rows_pass_the_audit_and_have_the_columns_of_its_lineage(subject: Subject, data: Path) -> None:

@@ -1,9 +1,10 @@
 """The objectives by name. Importing this does not import torch, so that the graph can use it."""
 
 from collections.abc import Mapping
+from pkgutil import resolve_name
 
-from ft_pipeline.features import entry, names_in
 from ft_pipeline.settings.experiment import ExperimentSettings, Objective
+from ft_pipeline.settings.objectives import objective_rules
 from ft_pipeline.training.objectives.spec import ObjectiveSpec
 from ft_pipeline.training.objectives.targets import Target
 
@@ -59,5 +60,5 @@ _CORE = {
     ),
 }
 OBJECTIVES: Mapping[Objective, ObjectiveSpec] = _CORE | {
-    name: entry("objective", name) for name in names_in("objective")
+    name: resolve_name(rules.spec) for name, rules in objective_rules().items() if rules.spec
 }
