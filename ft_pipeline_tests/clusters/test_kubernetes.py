@@ -67,6 +67,7 @@ def grpc_args(values: str, port: int) -> list[str]:
 
 
 @pytest.mark.long
+@pytest.mark.waits
 def test_the_image_serves_the_definitions_with_the_arguments_that_dagster_gives_it(root: Path) -> None:
     port = free_port()
     server = start_container(grpc_args("values.yaml", port), {"PYTHONPATH": str(ROOT)})
@@ -210,6 +211,7 @@ def cluster(tmp_path: Path) -> Iterator[tuple[Cluster, Path]]:
 
 
 @pytest.mark.long
+@pytest.mark.waits
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["evicted", "node gone"])
 def test_a_step_runs_again_when_its_pod_is_gone(
     root: Path, cluster: tuple[Cluster, Path], monkeypatch: pytest.MonkeyPatch, number: signal.Signals

@@ -15,6 +15,7 @@ from ft_pipeline_tests.end_to_end.ui import Ui, chromium, serving
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.long,
+    pytest.mark.waits,
     pytest.mark.browser,
     pytest.mark.skipif(chromium() is None, reason="needs Chromium: apt-get install chromium"),
 ]
