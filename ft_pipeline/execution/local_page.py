@@ -7,7 +7,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.execution.ui_requests import RequestFilter
+from ft_pipeline.execution.local_requests import RequestFilter
 
 HOST = "127.0.0.1"
 STOP_SECONDS = 5

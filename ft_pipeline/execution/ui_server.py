@@ -32,7 +32,7 @@ from starlette.middleware import Middleware
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.execution.instance import connect_instance
-from ft_pipeline.execution.ui_requests import RequestFilter
+from ft_pipeline.execution.local_requests import RequestFilter
 from ft_pipeline.project import Project
 
 HOST = "127.0.0.1"

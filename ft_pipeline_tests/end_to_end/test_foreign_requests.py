@@ -15,7 +15,7 @@ from playwright.sync_api import Page
 
 from ft_pipeline import scaffold
 from ft_pipeline_tests.end_to_end.ui import Ui, chromium, serving
-from ft_pipeline_tests.execution.test_ui_requests import REFUSED
+from ft_pipeline_tests.execution.test_local_requests import REFUSED
 from ft_pipeline_tests.loopback import serving as serve_on_loopback
 
 MUTATION = 'mutation { setConcurrencyLimit(concurrencyKey: "%s", limit: 7) }'

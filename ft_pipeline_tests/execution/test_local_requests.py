@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from ft_pipeline import scaffold
-from ft_pipeline.execution.ui_requests import RequestFilter
+from ft_pipeline.execution.local_requests import RequestFilter
 from ft_pipeline.execution.ui_server import FilteredWebserver, _public_host
 
 PUBLIC = "ft.example.com"
