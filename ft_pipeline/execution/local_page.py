@@ -19,14 +19,7 @@ class LocalPage:
 
     def __init__(self, port: int) -> None:
         """port: 0 takes one that is free. UserError if it is in use."""
-        self._socket = socket.socket()
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            self._socket.bind((HOST, port))
-        except OSError as error:
-            self._socket.close()
-            raise UserError(f"Port {port} of {HOST} is in use. Choose another: --port {port + 1}") from error
-        self._socket.listen()
+        self._socket = listen(HOST, port)
         self._server: uvicorn.Server | None = None
 
     @property
@@ -47,11 +40,19 @@ class LocalPage:
         self._server.should_exit = True
 
 
+def listen(host: str, port: int) -> socket.socket:
+    """Return a socket that listens on the port. UserError if a process already does."""
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port that was just closed is free
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise UserError(f"Port {port} of {host} is in use. Choose another: --port {port + 1}") from error
+    listener.listen()
+    return listener
+
+
 def require_free_port(host: str, port: int) -> None:
     """Raise UserError if a process already listens on the port."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port that was just closed is free
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise UserError(f"Port {port} of {host} is in use. Choose another: --port {port + 1}") from error
+    listen(host, port).close()

@@ -3,24 +3,27 @@
 It listens on this machine only. Other paths than those of chats, feedback, /health and /metrics pass unchanged.
 """
 
+import asyncio
 import contextlib
-import http.server
-import ipaddress
 import json
 import sys
 import threading
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from email.message import Message
-from typing import Any, cast
-from urllib.parse import urlsplit
+from typing import Any
 
-from ft_pipeline.errors import UserError
+import httpx2
+import uvicorn
+from starlette.concurrency import run_in_threadpool
+from starlette.types import Receive, Scope, Send
+
+from ft_pipeline.execution.local_page import STOP_SECONDS, listen
+from ft_pipeline.execution.local_requests import reason_to_refuse
 from ft_pipeline.models.tool_call_values import parse_json
 from ft_pipeline.serving.chat_exchange import ChatExchange
 from ft_pipeline.serving.engine_pool import EnginePool, ReadyEngine
-from ft_pipeline.serving.engine_response import EngineResponse, ask_engine
-from ft_pipeline.serving.http_replies import ReplyingHandler
+from ft_pipeline.serving.engine_response import EngineResponse, ask_engine, engine_client
+from ft_pipeline.serving.http_call import ClientWentAway, HttpCall
 from ft_pipeline.serving.metrics import (
     CHAT,
     CLIENT_WENT_AWAY,
@@ -33,10 +36,10 @@ from ft_pipeline.serving.metrics import (
 from ft_pipeline.serving.refused_request import RefusedRequest
 from ft_pipeline.serving.traffic_log import MAX_FEEDBACK_BYTES, TrafficLog, read_feedback
 
-_LOCAL_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
-
-
 MAX_REQUEST_BYTES = 64 * 2**20
+IDLE_SECONDS = 300
+"""Until an idle connection is closed."""
+HOW_TO_ALLOW = "Start `ft serve` with --allow-host NAME to accept it."
 _DONE = b"data: [DONE]\n\n"
 _TOKEN_KEYS = ("content", "reasoning_content", "reasoning", "tool_calls")
 """Keys of a delta with what the model wrote."""
@@ -55,169 +58,169 @@ class Front:
 
 @contextlib.contextmanager
 def front_server(front: Front, host: str, port: int) -> Iterator[None]:
-    """Serve on `host`:`port` in threads until the block ends. UserError if the port is in use."""
-    try:
-        server = _Server((host, port), front)
-    except OSError as error:
-        raise UserError(f"Port {port} of {host} is in use. Choose another: --port {port + 1}") from error
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    """Serve on `host`:`port` in a thread until the block ends. UserError if the port is in use."""
+    listener, client = listen(host, port), engine_client()
+    config = uvicorn.Config(
+        FrontApplication(front, client),
+        log_config=None,
+        lifespan="off",
+        ws="none",
+        server_header=False,
+        timeout_keep_alive=IDLE_SECONDS,
+        timeout_graceful_shutdown=STOP_SECONDS,
+    )
+    server = uvicorn.Server(config)
+
+    async def serve() -> None:
+        async with client:
+            await server.serve(sockets=[listener])
+
+    thread = threading.Thread(target=lambda: asyncio.run(serve()), daemon=True)
     thread.start()
     try:
         yield
     finally:
-        server.shutdown()
-        server.server_close()
+        server.should_exit = True
         thread.join()
 
 
-class _Server(http.server.ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 128
-    block_on_close = False
+class FrontApplication:
+    """The ASGI application of a front server."""
 
-    def __init__(self, address: tuple[str, int], front: Front) -> None:
-        super().__init__(address, _Handler)
+    def __init__(self, front: Front, client: httpx2.AsyncClient) -> None:
+        """client: asks the engines."""
         self.front = front
+        self._client = client
 
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Print nothing about a client that closed its connection between two requests."""
-        if not isinstance(sys.exception(), ConnectionError):
-            super().handle_error(request, client_address)
-
-
-class _Handler(ReplyingHandler):
-    @property
-    def front(self) -> Front:
-        return cast(_Server, self.server).front
-
-    @property
-    def _path(self) -> str:
-        return urlsplit(self.path).path
-
-    def handle_method(self) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, whatever happens to the client and the engine, and count it."""
-        keeps_connection, self.close_connection = not self.close_connection, True  # until all of it is read
+        call = HttpCall(scope, receive, send)
+        body: bytes | None = None
         try:
             try:
-                refuse_web_pages(self.headers, self.front.allowed_hosts)
-                body = self._read_body() if self.command == "POST" else b""
-                self.close_connection = not keeps_connection
-                self._answer(body)
+                if reason := reason_to_refuse(scope, self.front.allowed_hosts, HOW_TO_ALLOW):
+                    raise RefusedRequest(reason, status=403)
+                body = await call.read_body(MAX_FEEDBACK_BYTES if call.path == FEEDBACK else MAX_REQUEST_BYTES)
+                await call.while_client_waits(self._answer(call, body))
             except RefusedRequest as refusal:
-                self._refuse(refusal)
-        except OSError:
-            self.close_connection = True  # the client went away
-            self.status = CLIENT_WENT_AWAY
+                await _refuse(call, refusal, body is not None)
+        except ClientWentAway:
+            call.status = CLIENT_WENT_AWAY
         finally:
-            self.front.metrics.answered(self._path, self.status, self.seconds)
+            self.front.metrics.answered(call.path, call.status or 500, call.seconds)
 
-    def _refuse(self, refusal: RefusedRequest) -> None:
-        """Send an error, as an event if a stream has begun."""
-        if self.status:
-            self.close_connection, self.status = True, refusal.status
-            self.send_part(b"data: " + json.dumps(refusal.body).encode() + b"\n\n")
-            self.send_part(b"")
-        else:
-            self.send_json(refusal.status, refusal.body)
-
-    def _read_body(self) -> bytes:
-        length = self.headers.get("Content-Length", "")
-        if not length.isdigit() or "Transfer-Encoding" in self.headers:
-            raise RefusedRequest("The request has no Content-Length. Send one.", status=411)
-        limit = MAX_FEEDBACK_BYTES if self._path == FEEDBACK else MAX_REQUEST_BYTES
-        if int(length) > limit:
-            raise RefusedRequest(f"The request has {length} bytes. Send at most {limit}.", status=413)
-        return self.rfile.read(int(length))
-
-    def _answer(self, body: bytes) -> None:
-        route = self.command, self._path
+    async def _answer(self, call: HttpCall, body: bytes) -> None:
+        route = call.method, call.path
         if route == ("GET", HEALTH):
             state = self.front.pool.health()
-            self.send_json(*((503, {"status": "loading"}) if state is None else (200, {"status": "ok", **state})))
+            await call.send_json(*((503, {"status": "loading"}) if state is None else (200, {"status": "ok", **state})))
         elif route == ("GET", METRICS):
-            self.send_body(200, self.front.metrics.text(), {"Content-Type": CONTENT_TYPE})
+            await call.send_body(200, self.front.metrics.text(), {"Content-Type": CONTENT_TYPE})
         elif route == ("POST", FEEDBACK):
-            self._feedback(body)
+            await self._feedback(call, body)
+        elif call.method not in ("GET", "POST"):
+            raise RefusedRequest(f"The method {call.method} is not served. Send GET or POST.", status=405)
         else:
             with self.front.pool.engine() as engine:
                 if route == ("POST", CHAT):
-                    self._chat(engine, body)
+                    await self._chat(call, engine, body)
                 else:
-                    self._forward(engine, body)
+                    await self._forward(call, engine, body)
 
-    def _feedback(self, body: bytes) -> None:
+    async def _feedback(self, call: HttpCall, body: bytes) -> None:
         if self.front.log is None:
             raise RefusedRequest("Feedback is not recorded. Start `ft serve` with --log.", status=404)
-        reply = self.front.log.write_feedback(body)
+        try:
+            reply = await run_in_threadpool(self.front.log.write_feedback, body)
+        except OSError as error:
+            self.front.metrics.log_error()
+            raise RefusedRequest(
+                f"The feedback is not logged ({error.strerror}). Send it again when there is space.", status=503
+            ) from error
         self.front.metrics.feedback(read_feedback(body).get("rating"))
-        self.send_json(200, reply)
+        await call.send_json(200, reply)
 
-    def _chat(self, engine: ReadyEngine, body: bytes) -> None:
-        exchange = ChatExchange(_parse_object(body), engine.rules)
-        with self._engine(engine, json.dumps(exchange.engine_request).encode()) as response:
+    async def _chat(self, call: HttpCall, engine: ReadyEngine, body: bytes) -> None:
+        exchange = await run_in_threadpool(lambda: ChatExchange(_parse_object(body), engine.rules))
+        async with self._engine(call, engine, json.dumps(exchange.engine_request).encode()) as response:
             if response.status != 200:
-                self._relay(response)
+                await self._relay(call, response)
             elif response.is_stream:
-                self._stream(exchange, response)
+                await self._stream(call, exchange, response)
             else:
-                reply = _reply(exchange, response.read())
-                self._record(exchange, reply)
-                self.send_json(200, reply)
+                reply = _reply(exchange, await response.read())
+                await self._record(call, exchange, reply)
+                await call.send_json(200, reply)
 
-    def _stream(self, exchange: ChatExchange, response: EngineResponse) -> None:
-        self.begin_stream()
+    async def _stream(self, call: HttpCall, exchange: ChatExchange, response: EngineResponse) -> None:
+        await call.begin_stream()
         began = False
-        for event in response.events():
+        async for event in response.events():
             chunk = _parse_chunk(event)
             if chunk is None:
-                self.send_part(b"data: " + event + b"\n\n")  # such as an error
+                await call.send_part(b"data: " + event + b"\n\n")  # such as an error
                 continue
             if not began and _has_token(chunk):
                 began = True
-                self.front.metrics.first_token(self.seconds)
+                self.front.metrics.first_token(call.seconds)
             for part in exchange.chunks(chunk):
-                self.send_part(b"data: " + json.dumps(part, ensure_ascii=False).encode() + b"\n\n")
+                await call.send_part(b"data: " + json.dumps(part, ensure_ascii=False).encode() + b"\n\n")
         reply = exchange.streamed_reply()
         if reply is None:
             raise RefusedRequest("The engine ended the answer early. Read its output.", status=502)
-        self._record(exchange, reply)
-        self.send_part(_DONE)
-        self.send_part(b"")
+        await self._record(call, exchange, reply)
+        await call.send_part(_DONE, is_last=True)
 
-    def _record(self, exchange: ChatExchange, reply: dict[str, Any]) -> None:
+    async def _record(self, call: HttpCall, exchange: ChatExchange, reply: dict[str, Any]) -> None:
         """Count and log an exchange. An answer is sent even if the log cannot be written."""
         self.front.metrics.tokens(reply.get("usage"))
         if self.front.log is None:
             return
+        session = call.headers.get("x-session-id")
         try:
-            self.front.log.write_exchange(exchange.id, exchange.request, reply, self.headers.get("x-session-id"))
+            await run_in_threadpool(self.front.log.write_exchange, exchange.id, exchange.request, reply, session)
         except OSError as error:
             self.front.metrics.log_error()
             sys.stderr.write(f"ft: an answer is not logged ({error.strerror}). Free space, or restart with --log.\n")
 
-    def _engine(self, engine: ReadyEngine, body: bytes) -> contextlib.AbstractContextManager[EngineResponse]:
-        headers = {name: self.headers[name] for name in ("Content-Type", "Accept") if self.headers.get(name)}
-        return ask_engine(engine.address, self.command, self.path, body, headers)
+    def _engine(
+        self, call: HttpCall, engine: ReadyEngine, body: bytes
+    ) -> contextlib.AbstractAsyncContextManager[EngineResponse]:
+        headers = {name: call.headers[name] for name in ("Content-Type", "Accept") if call.headers.get(name)}
+        return ask_engine(self._client, engine.address, call.method, call.target, body, headers)
 
-    def _forward(self, engine: ReadyEngine, body: bytes) -> None:
+    async def _forward(self, call: HttpCall, engine: ReadyEngine, body: bytes) -> None:
         """Send a request of another kind to the engine, and its response as it is."""
-        engine.rules.require_served(self._path)
-        with self._engine(engine, body) as response:
-            self._relay(response)
+        engine.rules.require_served(call.path)
+        async with self._engine(call, engine, body) as response:
+            await self._relay(call, response)
 
-    def _relay(self, response: EngineResponse) -> None:
+    async def _relay(self, call: HttpCall, response: EngineResponse) -> None:
         """Send a response of an engine as it is."""
-        if response.is_stream:
-            self.begin_stream()
-            for number, part in enumerate(response.parts()):
-                if number == 0:
-                    self.front.metrics.first_token(self.seconds)
-                self.send_part(part)
-            self.send_part(b"")
+        if not response.is_stream:
+            body = await response.read()
+            self.front.metrics.tokens(_usage(body))
+            await call.send_body(response.status, body, response.headers)
             return
-        body = response.read()
-        self.front.metrics.tokens(_usage(body))
-        self.send_body(response.status, body, response.headers)
+        await call.begin_stream()
+        began = False
+        async for part in response.parts():
+            if not began:
+                began = True
+                self.front.metrics.first_token(call.seconds)
+            await call.send_part(part, is_last=part.endswith(_DONE))
+            if part.endswith(_DONE):
+                return
+        await call.send_part(b"", is_last=True)
+
+
+async def _refuse(call: HttpCall, refusal: RefusedRequest, is_read: bool) -> None:
+    """Send an error, as an event if a stream has begun. is_read: whether the request was read to its end."""
+    if call.status:
+        await call.send_part(b"data: " + json.dumps(refusal.body).encode() + b"\n\n", is_last=True)
+        call.status = refusal.status
+    else:
+        await call.send_json(refusal.status, refusal.body, {} if is_read else {"Connection": "close"})
 
 
 def _reply(exchange: ChatExchange, body: bytes) -> dict[str, Any]:
@@ -261,38 +264,3 @@ def _parse_object(body: bytes) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise RefusedRequest("The body is not an object. Send a chat request.")
     return document
-
-
-def refuse_web_pages(headers: Message, allowed_hosts: Collection[str] = ()) -> None:
-    """Raise RefusedRequest for a request of a web page of another machine: a browser can send it to this one.
-
-    allowed_hosts: names in the header Host that are accepted besides localhost and IP addresses. A page whose name
-    was made to point to this machine (DNS rebinding) sends its own name.
-    """
-    origin = headers.get("Origin")
-    if origin is not None and _host_name(origin) not in _LOCAL_HOSTS:
-        raise RefusedRequest("Requests of web pages are not answered. Send it from a program.", status=403)
-    host = headers.get("Host")
-    if host is not None and not _is_safe(_host_name(f"//{host}"), allowed_hosts):
-        raise RefusedRequest(
-            "The header Host names another machine. Start `ft serve` with --allow-host NAME to accept it.", status=403
-        )
-
-
-def _is_safe(name: str | None, allowed_hosts: Collection[str]) -> bool:
-    if name is None:
-        return False
-    if name == "localhost" or name in allowed_hosts:
-        return True
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True  # an address cannot point elsewhere
-
-
-def _host_name(url: str) -> str | None:
-    try:
-        return urlsplit(url).hostname
-    except ValueError:
-        return None

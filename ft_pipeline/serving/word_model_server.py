@@ -9,15 +9,19 @@ import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from http import HTTPStatus
-from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 
 from ft_pipeline.evaluation.rivals.answered_questions import question_of
 from ft_pipeline.evaluation.rivals.word_model import WordAnswer, WordModel
 from ft_pipeline.models.serving_engines import HOST
-from ft_pipeline.serving.http_replies import ReplyingHandler
 
 NAMED = 20
 """Largest number of labels whose probabilities are in a reply."""
@@ -81,44 +85,37 @@ def _likeliest(answer: WordAnswer) -> dict[str, dict[str, float]]:
     }
 
 
-def server(model: WordModel, port: int) -> ThreadingHTTPServer:
-    """Return a server of the model. Port 0 chooses a free one."""
+def application(model: WordModel) -> Starlette:
+    """Return a server of the model, as an ASGI application."""
 
-    class Handler(ReplyingHandler):
-        def handle_method(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            if self.command == "POST" and self.path == "/v1/chat/completions":
-                self._answer(body)
-            elif self.path in ("/health", "/v1/models"):
-                self.send_json(HTTPStatus.OK, {"object": "list", "data": []})
-            else:
-                self._refuse(HTTPStatus.NOT_FOUND, ONLY_CHATS)
+    async def chat(request: Request) -> Response:
+        try:
+            document = json.loads(await request.body())
+            answer = await run_in_threadpool(answer_chat, model, document)
+        except ValueError:
+            return _refusal(400, "The request is not JSON. Correct it.")
+        except BadRequest as error:
+            return _refusal(400, str(error))
+        if document.get("stream") is not True:
+            return JSONResponse(reply(document, answer))
+        events = [*map(json.dumps, chunks(document, answer)), "[DONE]"]
+        return Response("".join(f"data: {event}\n\n" for event in events), media_type="text/event-stream")
 
-        def _answer(self, body: bytes) -> None:
-            try:
-                request = json.loads(body)
-                answer = answer_chat(model, request)
-            except ValueError:
-                self._refuse(HTTPStatus.BAD_REQUEST, "The request is not JSON. Correct it.")
-            except BadRequest as error:
-                self._refuse(HTTPStatus.BAD_REQUEST, str(error))
-            else:
-                self._send_answer(request, answer)
+    async def models(_: Request) -> Response:
+        return JSONResponse({"object": "list", "data": []})
 
-        def _send_answer(self, request: Document, answer: WordAnswer) -> None:
-            if request.get("stream") is not True:
-                self.send_json(HTTPStatus.OK, reply(request, answer))
-                return
-            self.begin_stream()
-            for event in [*map(json.dumps, chunks(request, answer)), "[DONE]"]:
-                self.send_part(f"data: {event}\n\n".encode())
-            self.send_part(b"")
+    async def refuse(_: Request, error: Exception) -> Response:
+        return _refusal(404, ONLY_CHATS)
 
-        def _refuse(self, status: HTTPStatus, message: str) -> None:
-            self.send_json(status, {"error": {"message": message, "type": "invalid_request_error"}})
+    routes = [Route("/v1/chat/completions", chat, methods=["POST"])]
+    routes += [Route(path, models) for path in ("/health", "/v1/models")]
+    return Starlette(routes=routes, exception_handlers={404: refuse, 405: refuse})
 
-    return ThreadingHTTPServer((HOST, port), Handler)
+
+def _refusal(status: int, message: str) -> Response:
+    return JSONResponse({"error": {"message": message, "type": "invalid_request_error"}}, status)
 
 
 if __name__ == "__main__":
-    server(WordModel.read(Path(sys.argv[1])), int(sys.argv[2])).serve_forever()
+    served = application(WordModel.read(Path(sys.argv[1])))
+    uvicorn.run(served, host=HOST, port=int(sys.argv[2]), log_config=None, lifespan="off")

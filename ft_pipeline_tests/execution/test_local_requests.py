@@ -1,4 +1,4 @@
-"""The filter of the UI's requests, in front of a web server that answers everything.
+"""The filter of requests, in front of a web server that answers everything.
 
 end_to_end/test_foreign_requests.py has the same requests for a running `ft ui`.
 """
@@ -22,8 +22,8 @@ OWN = "http://127.0.0.1:3000"
 MUTATION = 'mutation { setConcurrencyLimit(concurrencyKey: "x", limit: 7) }'
 IN_URL = "/graphql?" + urllib.parse.urlencode({"query": MUTATION})
 REFUSED = (
-    ({"Host": "evil.example"}, "The header Host names 'evil.example', which is not this UI."),
-    ({"Host": "[::1"}, "The header Host names '[::1', which is not this UI."),
+    ({"Host": "evil.example"}, "The header Host names 'evil.example', which is not this server."),
+    ({"Host": "[::1"}, "The header Host names '[::1', which is not this server."),
     ({"Origin": "https://evil.example"}, "A page of https://evil.example sent this request."),
     ({"Origin": "null"}, "A page of null sent this request."),
     ({"Origin": "http://127.0.0.1:1"}, "A page of http://127.0.0.1:1 sent this request."),

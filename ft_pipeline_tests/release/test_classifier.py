@@ -1,7 +1,6 @@
 """A classifier as the champion: exported, read by its card's own code, and served with its probabilities."""
 
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 
 import openai
 import pytest
+from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
 from ft_pipeline.cli.app import app
@@ -21,7 +21,7 @@ from ft_pipeline.release.champion import promote
 from ft_pipeline.release.export import classifier
 from ft_pipeline.release.export.huggingface import plan_export
 from ft_pipeline.release.model_lookup import find_model
-from ft_pipeline.serving.word_model_server import server
+from ft_pipeline.serving.word_model_server import application
 from ft_pipeline_tests.release.trained import TALKS, Trained
 from ft_pipeline_tests.serving.test_serving import serving
 
@@ -112,13 +112,9 @@ def test_the_code_of_its_card_answers_as_it_does(shop: Trained, tmp_path: Path) 
 @contextmanager
 def answering(shop: Trained) -> Iterator[openai.OpenAI]:
     """A server of the model alone, without the one in front."""
-    started = server(WordModel.read(shop.store.all("word_model")[0].path), 0)
-    threading.Thread(target=started.serve_forever, daemon=True).start()
-    try:
-        yield openai.OpenAI(base_url=f"http://127.0.0.1:{started.server_address[1]}/v1", api_key="none", max_retries=0)
-    finally:
-        started.shutdown()
-        started.server_close()
+    app = application(WordModel.read(shop.store.all("word_model")[0].path))
+    with TestClient(app, base_url="http://127.0.0.1") as http:
+        yield openai.OpenAI(base_url="http://127.0.0.1/v1", api_key="none", max_retries=0, http_client=http)
 
 
 def chat(client: openai.OpenAI, *turns: Any, **more: Any) -> Any:

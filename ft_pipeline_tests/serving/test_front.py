@@ -8,7 +8,7 @@ import socket
 import stat
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -70,6 +70,9 @@ class Engine:
             end = {"index": 0, "delta": {}, "finish_reason": self.finish}
             yield {**self._head("chat.completion.chunk"), "choices": [end], "usage": self.usage()}
 
+    def event(self, chunk: dict[str, Any]) -> bytes:
+        return b"data: " + json.dumps(chunk).encode() + b"\n\n"
+
     @staticmethod
     def usage() -> dict[str, int]:
         return {"prompt_tokens": 5, "completion_tokens": 4, "total_tokens": 9}
@@ -94,7 +97,7 @@ def running(engine: Engine) -> Iterator[None]:
             if engine.status != 200:
                 self.answer(engine.status, b'{"detail": "no"}')
             elif body.get("stream"):
-                events = b"".join(b"data: " + json.dumps(chunk).encode() + b"\n\n" for chunk in engine.chunks())
+                events = b"".join(map(engine.event, engine.chunks()))
                 self.answer(200, events, "text/event-stream")
             else:
                 self.answer(200, json.dumps(engine.reply()).encode())
@@ -251,8 +254,7 @@ def test_other_paths_pass_unchanged() -> None:
             connection.request("POST", "/v1/completions", json.dumps({"prompt": "x", "stream": stream}))
             body = connection.getresponse().read()
             if stream:
-                events = b"".join(b"data: " + json.dumps(chunk).encode() + b"\n\n" for chunk in engine.chunks())
-                assert body == events
+                assert body == b"".join(map(engine.event, engine.chunks()))
             else:
                 assert json.loads(body) == engine.reply()
         connection.close()
@@ -277,6 +279,35 @@ def test_errors_of_the_engine_and_broken_requests_reach_the_client() -> None:
             front_server(front_of(1), "127.0.0.1", port),
         ):
             pass
+
+
+def test_a_request_without_a_length_is_read_and_other_methods_are_refused() -> None:
+    with serving(Engine()) as client:
+        address = (client.base_url.host, client.base_url.port or 0)
+        for method, body, expected in (
+            ("POST", iter([b'{"messages": ', json.dumps(ASK).encode(), b"}"]), 200),
+            ("POST", iter([b" " * 2**20] * 65), 413),
+            ("DELETE", None, 405),
+        ):
+            connection = http.client.HTTPConnection(*address, timeout=20)
+            with suppress(ConnectionError):  # it is refused before all of it is sent
+                connection.request(method, "/v1/chat/completions", body)
+            response = connection.getresponse()
+            assert response.status == expected
+            assert expected == 200 or json.loads(response.read())["error"]["message"].count(". ") == 1
+            connection.close()
+
+
+def test_a_stream_keeps_characters_that_some_call_ends_of_lines() -> None:
+    """Engines send U+2028 and the like as they are, inside an event."""
+    text = "one\u2028two\u0085three\x1cfour"
+
+    class Raw(Engine):
+        def event(self, chunk: Any) -> bytes:
+            return b"data: " + json.dumps(chunk, ensure_ascii=False).encode() + b"\n\n"
+
+    with serving(Raw(text)) as client:
+        assert "".join(chunk.choices[0].delta.content or "" for chunk in ask(client, stream=True)) == text
 
 
 @pytest.mark.parametrize("header", ["Origin: https://evil.example", "Host: evil.example"])
@@ -375,6 +406,14 @@ def test_feedback_outlives_a_restart_and_a_line_cut_off_by_a_kill(tmp_path: Path
     with pytest.raises(RefusedRequest, match="No logged answer has the id 'chatcmpl-cut'") as raised:
         log.write_feedback(b'{"id": "chatcmpl-cut", "rating": "up"}')
     assert raised.value.status == 404
+
+
+def test_feedback_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
+    with serving(Engine(), log=TrafficLog(tmp_path / "log", "shop")) as client:
+        identity = ask(client).id
+        (tmp_path / "log").rename(tmp_path / "moved")
+        status, reply = post(client, "/v1/feedback", json.dumps({"id": identity, "rating": "up"}).encode())
+        assert (status, "is not logged (No such file" in reply["error"]["message"]) == (503, True)
 
 
 def test_feedback_without_a_log_is_not_found() -> None:
