@@ -13,7 +13,7 @@ from typing import Any
 
 from ft_pipeline.clusters import cluster_agent
 from ft_pipeline.clusters.cluster_agent import NODE_MODULE, JobEnd, JobMonitor, run_agent, started_host
-from ft_pipeline.errors import UserError, first_line
+from ft_pipeline.errors import UserError, first_line, require_extra
 from ft_pipeline.execution.workers import worker
 
 RAY_ADDRESS = "RAY_ADDRESS"
@@ -40,10 +40,9 @@ class _RayJob(JobMonitor):
 
 def _submit(job_file: Path, order: dict[str, Any]) -> JobMonitor:
     """Submit the job. Raises UserError without Ray, or if no cluster answers."""
-    try:
-        from ray.job_submission import JobSubmissionClient
-    except ModuleNotFoundError:
-        raise UserError("FT_LAUNCHER=ray needs the extra `ray`. Run: pip install 'ft-pipeline[ray]'") from None
+    require_extra("ray", "FT_LAUNCHER=ray needs", "ray")
+    from ray.job_submission import JobSubmissionClient
+
     address = os.environ.get(RAY_ADDRESS) or DEFAULT_RAY_ADDRESS
     kind = json.loads(job_file.read_text(encoding="utf-8"))["kind"]
     try:

@@ -18,7 +18,7 @@ from typing import Any
 from ft_pipeline.clusters import cluster_agent
 from ft_pipeline.clusters.cluster_agent import NODE_MODULE, JobEnd, JobMonitor, run_agent, started_host
 from ft_pipeline.clusters.cluster_node import TIME_LIMIT_SIGNAL
-from ft_pipeline.errors import UserError, first_line
+from ft_pipeline.errors import UserError, first_line, require_extra
 from ft_pipeline.execution.workers import worker
 from ft_pipeline.execution.workers.message_channels import NOTES_FILE
 
@@ -76,10 +76,9 @@ class _SlurmJob(JobMonitor):
 
 def _submit(job_file: Path, order: dict[str, Any]) -> JobMonitor:
     """Submit the job. Raises UserError without SLURM, or if it does not accept the job."""
-    try:
-        from submitit import SlurmExecutor
-    except ModuleNotFoundError:
-        raise UserError("FT_LAUNCHER=slurm needs the extra `slurm`. Run: pip install 'ft-pipeline[slurm]'") from None
+    require_extra("slurm", "FT_LAUNCHER=slurm needs", "submitit")
+    from submitit import SlurmExecutor
+
     kind = json.loads(job_file.read_text(encoding="utf-8"))["kind"]
     folder = job_file.parent / "slurm"
     folder.mkdir(exist_ok=True)

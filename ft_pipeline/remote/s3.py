@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 
 from ft_pipeline.sources.declaration import RemoteSource
 from ft_pipeline.sources.transfer import CHUNK_BYTES, Report, Revision, Sink, cut_off, unreachable
-from ft_pipeline.store.buckets import extra_is_missing, file_system, quoted
+from ft_pipeline.store.buckets import file_system, quoted, require_s3
 
 _NEEDS = "Sources in S3 need"
 
@@ -69,11 +69,10 @@ def _revision(info: dict[str, Any]) -> Revision:
 
 @contextmanager
 def _errors(source: RemoteSource) -> Iterator[None]:
-    try:
-        from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, IncompleteReadError
-        from botocore.exceptions import ConnectionError as NoConnectionError
-    except ImportError:
-        raise extra_is_missing(_NEEDS) from None
+    require_s3(_NEEDS)
+    from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, IncompleteReadError
+    from botocore.exceptions import ConnectionError as NoConnectionError
+
     try:
         yield
     except FileNotFoundError:

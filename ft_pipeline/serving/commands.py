@@ -14,7 +14,7 @@ import typer
 from ft_pipeline.cli.command import UnopenedProject, command
 from ft_pipeline.cli.common import FAILED, experiment_names, show_error, stderr, stdout
 from ft_pipeline.cli.display_text import plain, say
-from ft_pipeline.errors import UserError
+from ft_pipeline.errors import UserError, require_extra
 from ft_pipeline.evaluation.items import make_items, read_rows, select_test_rows
 from ft_pipeline.models.compute_setting import requested_dtype
 from ft_pipeline.models.serving_engines import HOST, find_engine
@@ -88,6 +88,7 @@ def serve(
 
     Example: ft serve champion --port 8001
     """
+    require_extra("serve", "`ft serve` needs", "prometheus_client", "fastapi")
     from ft_pipeline.serving.engine_start import EngineFailed
     from ft_pipeline.serving.session import ServingOptions, serve_model
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
+from ft_pipeline.errors import require_extra
 from ft_pipeline.evaluation.comparison.deciding_metric import AUTO
 from ft_pipeline.evaluation.metrics.custom_metrics import resolve_metrics
 from ft_pipeline.evaluation.prompt_search.looks import write_look
@@ -97,6 +98,8 @@ def tuned_spec(context: SpecContext) -> Spec | None:
 
 def _spec(context: SpecContext, model: Artifact, search: PromptSearchSettings, own: dict[str, Any]) -> Spec:
     settings, reflector = context.project.settings, context.project.settings.reflector()
+    if reflector:
+        require_extra("reflector", "prompting.search.reflector needs", "gepa")
     config, handling = reflector.config_and_handling() if reflector else ({}, {})
     found = spec_of(
         "searched_prompt",

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ft_pipeline.errors import UserError, first_line
+from ft_pipeline.errors import UserError, first_line, require_extra
 
 SCHEME = "s3://"
 CLIENT = {"connect_timeout": 10, "read_timeout": 60, "retries": {"max_attempts": 1}}
@@ -12,16 +12,15 @@ CLIENT = {"connect_timeout": 10, "read_timeout": 60, "retries": {"max_attempts":
 
 def file_system(needs: str, **options: Any) -> Any:
     """Return s3fs's file system, without its caches. needs: subject and verb, for the error if the extra is missing."""
-    try:
-        import s3fs
-    except ImportError:
-        raise extra_is_missing(needs) from None
+    require_s3(needs)
+    import s3fs
+
     return s3fs.S3FileSystem(use_listings_cache=False, skip_instance_cache=True, config_kwargs=CLIENT, **options)
 
 
-def extra_is_missing(needs: str) -> UserError:
-    """Return the error for what cannot be done without the extra `s3`. needs: its subject and verb."""
-    return UserError(f"{needs} the extra `s3`. Run: pip install 'ft-pipeline[s3]'")
+def require_s3(needs: str) -> None:
+    """Raise UserError without the extra `s3`. needs: subject and verb."""
+    require_extra("s3", needs, "s3fs", "botocore")
 
 
 def quoted(error: Exception) -> str:
@@ -44,10 +43,9 @@ def bucket_errors(path: str, needs: str, again: str, verb: str = "written") -> I
     path: `BUCKET/FOLDER`. needs: as in file_system. again: what to do after the network is back. verb: what cannot be
     done with the folder.
     """
-    try:
-        from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
-    except ImportError:
-        raise extra_is_missing(needs) from None
+    require_s3(needs)
+    from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
+
     address = f"{SCHEME}{path}"
     try:
         yield

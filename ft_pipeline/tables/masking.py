@@ -4,14 +4,13 @@ No language model is loaded or fetched, and nothing is asked over the network: n
 found. What is found is replaced by its kind, such as `<EMAIL_ADDRESS>`.
 """
 
-import importlib.util
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from ft_pipeline.errors import UserError
+from ft_pipeline.errors import require_extra
 from ft_pipeline.tables.reason_codes import Fault
 
 MIN_SCORE = 0.4
@@ -25,8 +24,7 @@ _KEPT_KEYS = frozenset(
 
 def require_presidio() -> None:
     """Raise UserError if Presidio is not installed."""
-    if importlib.util.find_spec("presidio_analyzer") is None:
-        raise UserError("data.mask needs the extra `masking`. Run: pip install 'ft-pipeline[masking]'")
+    require_extra("masking", "data.mask needs", "presidio_analyzer")
 
 
 class Masker:

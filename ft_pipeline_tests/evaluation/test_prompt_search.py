@@ -1,5 +1,6 @@
 """The search of a prompt: what it tries, when it ends, what it finds, and that a killed one ends in the same way."""
 
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.prompt_search.looks import count_tries, ledger, write_look
 from ft_pipeline.evaluation.prompt_search.questions import choose_questions
 from ft_pipeline.evaluation.prompt_search.search import NOTHING_TO_GAIN, PATIENCE, Found, search
@@ -250,6 +252,20 @@ def test_a_project_that_turns_the_search_on_can_be_planned(tmp_path: Path, monke
     """The artifact that it has says only that no search was asked for."""
     context = searching(tmp_path, monkeypatch, "{}")
     assert "searched" not in planned_spec(STEPS["prompt_baseline"], context).config["prompting"]["variants"]
+
+
+def test_a_reflector_without_its_extra_is_refused_before_a_search(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = searching(tmp_path, monkeypatch, "{}")
+    file = context.project.root / "project.yaml"
+    other = "{name: other, model: m, endpoint: {url: 'http://127.0.0.1:1/v1'}}"
+    changed = file.read_text(encoding="utf-8").replace("search: {}", "search: {reflector: other}")
+    file.write_text(changed.replace("evaluation:\n", f"evaluation:\n  contenders: [{other}]\n"), encoding="utf-8")
+    context = replace(context, project=Project(context.project.root))
+    monkeypatch.setitem(sys.modules, "gepa", None)
+    with pytest.raises(UserError, match=r"^prompting\.search\.reflector needs the extra `reflector`\."):
+        planned_spec(STEPS["searched_prompt"], context)
 
 
 def test_a_tuned_model_is_scored_with_the_prompt_that_was_searched_for_it(

@@ -16,8 +16,10 @@ import openai
 import psutil
 import pyarrow.parquet as pq
 import pytest
+from typer.testing import CliRunner
 
 from ft_pipeline.cli import main
+from ft_pipeline.cli.app import app
 from ft_pipeline.decide.released import Candidate, Promotion
 from ft_pipeline.errors import UserError
 from ft_pipeline.execution.local_page import require_free_port
@@ -258,3 +260,9 @@ def test_a_new_champion_is_served_from_the_next_start(probed: Trained, tmp_path:
 
 def text(folder: Path) -> str:
     return (folder / "chat_template.jinja").read_text(encoding="utf-8")
+
+
+def test_serving_without_its_extra_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "prometheus_client", None)
+    done = CliRunner().invoke(app, ["serve", "champion"])
+    assert str(done.exception) == "`ft serve` needs the extra `serve`. Run: pip install 'ft-pipeline[serve]'"
