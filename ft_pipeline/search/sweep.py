@@ -2,8 +2,10 @@
 
 import json
 import shutil
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,6 @@ from ft_pipeline.execution.run import run_up_to
 from ft_pipeline.execution.workers.supervisor import WorkerError, WorkerLost
 from ft_pipeline.pace import format_duration
 from ft_pipeline.recorded_checks import require_passed
-from ft_pipeline.search.clock import TrialClock
 from ft_pipeline.search.sampling import next_values
 from ft_pipeline.search.space import Value, settings_with, yaml_text
 from ft_pipeline.search.study import (
@@ -45,8 +46,54 @@ from ft_pipeline.steps.adapter import adapter_spec
 from ft_pipeline.steps.shared.phases import Phase
 from ft_pipeline.steps.training_data import assets_not_read, training_data_spec
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
+from ft_pipeline.store.atomic_files import write_atomically
 from ft_pipeline.store.locks import FileLock, project_lock
 from ft_pipeline.store.spec import NAME_DIGITS, Spec
+
+WRITE_SECONDS = 2.0
+"""Seconds between two writes: at most this much is lost by a kill."""
+
+
+class TrialClock:
+    """Seconds of each trial in all its attempts, in a file that survives a kill: a budget counts over restarts."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / "seconds.json"
+
+    def seconds(self, number: int) -> float:
+        """Return the seconds of a trial so far; 0.0 if it has none."""
+        return self._read().get(str(number), 0.0)
+
+    @contextmanager
+    def running(self, number: int) -> Iterator[None]:
+        """Add the time of the block to a trial, also if the process is killed in it."""
+        before, started, ended = self.seconds(number), time.monotonic(), threading.Event()
+
+        def write() -> None:
+            seconds = before + time.monotonic() - started
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(self._file, json.dumps(self._read() | {str(number): seconds}).encode())
+
+        def write_often() -> None:
+            while not ended.wait(WRITE_SECONDS):
+                write()
+
+        thread = threading.Thread(target=write_often, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+            write()
+
+    def _read(self) -> dict[str, float]:
+        try:
+            seconds: dict[str, float] = json.loads(self._file.read_bytes())
+        except FileNotFoundError:
+            return {}
+        return seconds
+
 
 PREPARED = "memory_estimate"
 """The asset that must be there before trials: with it come tables, tokens and the base model."""

@@ -1,10 +1,15 @@
 """Read raw files: accepted rows go to disk, their keys stay in memory. Duplicates are not known yet."""
 
+import hashlib
+import json
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, nullcontext
+from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +17,6 @@ import pyarrow as pa
 from ft_pipeline.sources.file_names import suffix_of
 from ft_pipeline.store.folder_cache import FolderCache
 from ft_pipeline.tables.accounts import FileAccount, RowWarning
-from ft_pipeline.tables.cache_key import hash_of_ids, key_of
 from ft_pipeline.tables.checks.pii import NAMES
 from ft_pipeline.tables.checks.placeholders import message as placeholder_message
 from ft_pipeline.tables.dedup.keys import Keys, merge
@@ -271,3 +275,39 @@ def _refuse_whole(totals: _FileTotals, data_format: str) -> None:
     min_rows = FORMATS[data_format].min_rows
     if totals.read < min_rows:
         raise Refused("too_few_rows", f"{totals.read} row; at least {min_rows} are needed")
+
+
+_LIBRARIES = ("numpy", "orjson", "pyarrow")
+"""Libraries that a result depends on."""
+
+
+def key_of(sha256: str, data_format: str, suffix: str, sidecar: Any, excluded: str) -> str:
+    """Return the cache key of a file's result. sha256: hash of its content. excluded: `hash_of_ids` of erased rows."""
+    parts = {
+        "file": sha256,
+        "format": data_format,
+        "suffix": suffix,
+        "sidecar": sidecar,
+        "excluded": excluded,
+        "code": code_hash(Path(__file__).parent),
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def hash_of_ids(identities: Iterable[str]) -> str:
+    """Return a hash of a set of ids."""
+    return hashlib.sha256(json.dumps(sorted(identities)).encode()).hexdigest()
+
+
+@cache
+def code_hash(package: Path) -> str:
+    """Return a hash of the source of `package`, with subfolders, and of the versions of the libraries that it uses.
+
+    If a rule changes, old results are therefore never reused.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        digest.update(path.relative_to(package).as_posix().encode() + b"\x00" + path.read_bytes())
+    for name in _LIBRARIES:
+        digest.update(f"{name} {version(name)}\n".encode())
+    return digest.hexdigest()

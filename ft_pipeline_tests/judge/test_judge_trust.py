@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from ft_pipeline.decide.build import build
-from ft_pipeline.judge.exclusion import model_key, reasons_to_exclude
 from ft_pipeline.judge.judged_pairs import rivals_by_candidate
+from ft_pipeline.judge.judgements import model_key, reasons_to_exclude
 from ft_pipeline.judge.verdicts import length_adjusted, report_on
 from ft_pipeline_tests.evaluation.scored import LOOP, NOISE, scored
 

@@ -12,10 +12,9 @@ from ft_pipeline.execution.garbage_collection import SEARCH_LOCK, collect_garbag
 from ft_pipeline.execution.workers.supervisor import WorkerLost
 from ft_pipeline.project import Project
 from ft_pipeline.search import sweep
-from ft_pipeline.search.clock import TrialClock
 from ft_pipeline.search.space import Dimension
 from ft_pipeline.search.study import SweepRequest
-from ft_pipeline.search.sweep import HANDLING, PRUNED_FILE, pruned_log
+from ft_pipeline.search.sweep import HANDLING, PRUNED_FILE, TrialClock, pruned_log
 from ft_pipeline.search.trials import State, Trial, describe_loss
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.locks import FileLock

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from ft_pipeline.search.clock import TrialClock
 from ft_pipeline.search.result import best_trial
 from ft_pipeline.search.sampling import importances, next_values
 from ft_pipeline.search.space import Dimension, Value
+from ft_pipeline.search.sweep import TrialClock
 from ft_pipeline.search.trials import State, Trial
 from ft_pipeline.training.trainer.pruning import is_behind
 
