@@ -34,7 +34,7 @@ def run(job: Job) -> dict[str, Any]:
     """Score every file of the gguf artifact as `scores` does, and measure what it costs against the merged model.
 
     config: as for tuned_scores. handling: limits (GgufLimits), rails (ceilings of rails.judge_answers), earlier (see
-    gguf_earlier.take_over; may be absent). inputs: gguf,
+    take_over; may be absent). inputs: gguf,
     merged_model, scores (of that merged model), base_model, conversations. Writes the files of scores, and MEASURES.
     Raises UserError if the test split is empty, or if llama.cpp cannot run a file.
     """

@@ -30,8 +30,8 @@ from ft_pipeline.tables.traces.threads import answers_with_prefix
 class Answers:
     """Answers that people accepted, each with the turns before it.
 
-    A request of a conversation holds all earlier answers of the model. Accepting the last one accepts none of them: they
-    are shown and not trained.
+    A request of a conversation holds all earlier answers of the model. Accepting the last one accepts none of them:
+    they are shown and not trained.
     """
 
     keys: frozenset[str]
