@@ -80,11 +80,12 @@ def _times(tests: Iterable[Test]) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("report", type=Path)
+    parser.add_argument("reports", type=Path, nargs="+", help="of one run: `make test-all` writes two")
     parser.add_argument("--name", default="suite", help="of the file of results")
     parser.add_argument("--note", default="", help="what ran, and other work on the machine")
     given = parser.parse_args()
-    result = {"machine": machine.describe(), "note": given.note, **summary(read(given.report))}
+    tests = [test for report in given.reports for test in read(report)]
+    result = {"machine": machine.describe(), "note": given.note, **summary(tests)}
     (RESULTS / f"{given.name}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(result, indent=1))
 
