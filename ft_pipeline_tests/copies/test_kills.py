@@ -53,11 +53,20 @@ def arrived(shop: Shop) -> int:
     return len(list((shop.store.root / "drafts" / "pull" / "objects").glob("[0-9a-f]*")))
 
 
+def arrived_in(s3: Any) -> set[str]:
+    """The keys in the bucket, once what a killed process sent has arrived."""
+    before: set[str] = set()
+    while (now := keys(s3)) != before:
+        before = now
+        time.sleep(0.5)
+    return now
+
+
 @pytest.mark.long
 def test_a_push_that_is_killed_leaves_no_state_and_is_completed(s3: Any, projects: Projects) -> None:
     here = projects.finished()
     kill_when(lambda: len(keys(s3)) >= 10, "store", "push", BUCKET, "--yes", "--project", str(here.root))
-    sent = keys(s3)
+    sent = arrived_in(s3)
     assert len(sent) >= 10 and not any("/states/" in key for key in sent), "the state is written last"
     total = len({file.sha256 for file in list_store(here.store.root).files.values()})
     result = send(here, BUCKET)

@@ -17,7 +17,7 @@ from ft_pipeline_tests.audit.tampering import flip
 from ft_pipeline_tests.end_to_end.project import Finished, environment, ft, ft_json, small_project
 from ft_pipeline_tests.end_to_end.ui import serving
 
-pytestmark = [pytest.mark.slow, pytest.mark.long]
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.waits]
 
 DAY = 86_400
 AHEAD = f"""

@@ -11,7 +11,7 @@ from ft_pipeline_tests.automation.simulated import rows as random_rows
 from ft_pipeline_tests.end_to_end.project import Finished, copy_of, current, ft, ft_json
 from ft_pipeline_tests.tables.helpers import logged_call, write_jsonl
 
-pytestmark = [pytest.mark.slow, pytest.mark.long]
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.waits]
 
 GOOD, BAD = "Please send your order number.", "No idea, ask somebody else about it."
 

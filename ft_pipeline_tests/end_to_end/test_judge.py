@@ -24,7 +24,7 @@ from ft_pipeline_tests.end_to_end.project import (
 )
 from ft_pipeline_tests.judge.judging import prefers
 
-pytestmark = [pytest.mark.slow, pytest.mark.long]
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.waits]
 
 KEY = "sk-a-secret-that-nobody-may-see"
 AFTER = ("judgements", "comparison", "decision", "recommendation", "report")

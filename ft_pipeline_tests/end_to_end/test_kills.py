@@ -22,7 +22,7 @@ from ft_pipeline_tests.end_to_end.project import environment, ft, small_project,
 from ft_pipeline_tests.end_to_end.services import Services, services
 from ft_pipeline_tests.end_to_end.ui import Ui, wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.long]
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.waits]
 
 BEFORE = (
     *("raw_alpaca", "raw_sharegpt", "raw_text", "raw_preferences", "raw_unlabelled"),

@@ -15,7 +15,7 @@ import pytest
 from ft_pipeline_tests.end_to_end.project import environment, ft, small_project, write_experiment
 from ft_pipeline_tests.end_to_end.ui import serving
 
-pytestmark = [pytest.mark.slow, pytest.mark.long]
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.waits]
 
 PASSWORD = "heliotrope-7"
 NAMES = ("first", "second", "third", "fourth")
