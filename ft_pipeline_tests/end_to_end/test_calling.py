@@ -16,7 +16,7 @@ from ft_pipeline_tests.end_to_end.project import current, ft
 from ft_pipeline_tests.serving.test_serving import Served, serving, vllm
 from ft_pipeline_tests.tiny_gguf import write_gguf
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.waits]
 
 
 @pytest.fixture(scope="module")
