@@ -48,7 +48,6 @@ DISTILLED_TABLE = CONVERSATIONS.with_columns(
     Column("request_id", "The endpoint's id of the request", nullable=True),
 )
 """A conversation and the origin of its answer."""
-DISTILLED = DISTILLED_TABLE.arrow_schema
 COPIED_COLUMNS = ("tools", "tags", "file", "row", "prompt_tokens", "answer_tokens", "answered_at", "request_id")
 """Columns that a kept row takes unchanged from answers.parquet. Answers of older versions have no tools and tags."""
 SAMPLES = 8

@@ -128,11 +128,6 @@ class BlobStore:
         names = [path.name for pattern in ("*.zst", "*.reference.json") for path in self.folder.glob(f"??/{pattern}")]
         return {name.partition(".")[0] for name in names}
 
-    def remove_fragments(self) -> None:
-        """Remove damaged and unfinished copies. No other process may use the blobs."""
-        for path in [*self.folder.glob("??/*.damaged"), *self.folder.glob(f"{INCOMING_PREFIX}*")]:
-            path.unlink()
-
     def is_redacted(self, sha256: str) -> bool:
         """Return whether a blob was redacted after it was stored. Only its note is read."""
         return self._redacted_sha256(sha256) is not None

@@ -12,7 +12,7 @@ import pytest
 
 from ft_pipeline.distillation import answer_table
 from ft_pipeline.distillation import distill as distill_module
-from ft_pipeline.distillation.distill import DISTILLED, distill
+from ft_pipeline.distillation.distill import DISTILLED_TABLE, distill
 from ft_pipeline.tables.dedup import matching
 from ft_pipeline.tables.formats.row_ids import row_id
 from ft_pipeline.tables.formats.turns import plain
@@ -47,7 +47,7 @@ def test_kept_rows_are_conversations_of_the_train_split_with_provenance(tmp_path
     assert (row["teacher"], row["teacher_fingerprint"]) == ("embedded", "f" * 64)
     assert row["sampling"] == '{"max_new_tokens": 80, "seed": 0, "temperature": 0.0}'
     assert (row["prompt_tokens"], row["answer_tokens"], row["template_sha256"]) == (40, 20, "t" * 64)
-    assert pq.read_schema(tmp_path / "out" / "rows.parquet").names == DISTILLED.names
+    assert pq.read_schema(tmp_path / "out" / "rows.parquet").names == DISTILLED_TABLE.arrow_schema.names
     assert (summary["answers"], summary["kept"], summary["set_aside"], summary["reasons"]) == (1, 1, 0, {})
 
 
