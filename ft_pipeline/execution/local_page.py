@@ -42,7 +42,7 @@ class LocalPage:
 
 def listen(host: str, port: int) -> socket.socket:
     """Return a socket that listens on the port. UserError if a process already does."""
-    listener = socket.socket()
+    listener = socket.socket(proto=socket.IPPROTO_TCP)  # asyncio then sends each packet at once (TCP_NODELAY)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port that was just closed is free
     try:
         listener.bind((host, port))

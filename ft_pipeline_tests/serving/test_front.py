@@ -17,6 +17,7 @@ import openai
 import pytest
 
 from ft_pipeline.errors import UserError
+from ft_pipeline.execution.local_page import listen
 from ft_pipeline.models import serving_engines
 from ft_pipeline.models.tool_calls import FAMILIES
 from ft_pipeline.models.turn_stream import AnswerForm
@@ -319,6 +320,12 @@ def test_a_web_page_is_refused_before_its_body_is_read(header: str) -> None:
             connection.sendall(head.encode())
             answer = b"".join(iter(lambda: connection.recv(4096), b""))  # the server closes the connection
     assert answer.startswith(b"HTTP/1.1 403 ")
+
+
+def test_packets_of_a_response_do_not_wait_for_each_other() -> None:
+    """asyncio sets TCP_NODELAY on what a listener accepts only if the listener says that it is TCP's."""
+    with listen("127.0.0.1", 0) as listener:
+        assert listener.proto == socket.IPPROTO_TCP
 
 
 def post(client: openai.OpenAI, path: str, body: bytes, **headers: str) -> tuple[int, Any]:
