@@ -13,7 +13,7 @@ import pytest
 
 from ft_pipeline import scaffold
 from ft_pipeline.distillation.answer_table import ANSWERS
-from ft_pipeline.distillation.distill import DISTILLED
+from ft_pipeline.distillation.distill import DISTILLED_TABLE
 from ft_pipeline.events import StepEvent, listening
 from ft_pipeline.execution.partitions import add_partitions
 from ft_pipeline.execution.resources import RESOURCES
@@ -66,7 +66,7 @@ def raw_fields(asset: str, column: str) -> Iterator[str]:
     [
         ("conversations", SCHEMA),
         ("teacher_answers", ANSWERS),
-        ("distilled", DISTILLED),
+        ("distilled", DISTILLED_TABLE.arrow_schema),
         ("training_data", token_table(OF_EVERY_ROW).arrow_schema),
     ],
 )

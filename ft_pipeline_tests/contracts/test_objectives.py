@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ft_pipeline.distillation.distill import DISTILLED
+from ft_pipeline.distillation.distill import DISTILLED_TABLE
 from ft_pipeline.errors import UserError
 from ft_pipeline.job import Job, Reporter
 from ft_pipeline.settings.experiment import ExperimentSettings
@@ -92,7 +92,7 @@ def trained(subject: Subject, data: Path, tmp_path_factory: pytest.TempPathFacto
 def table_columns(table: str) -> set[str]:
     """The columns of a table."""
     if table == "distilled":
-        return {*DISTILLED.names}
+        return {*DISTILLED_TABLE.arrow_schema.names}
     return {*(TABLE_OF_CONVERSATIONS if table == "conversations" else table_of_format(FORMATS[table])).descriptions}
 
 
