@@ -2,6 +2,7 @@
 
 import socket
 from collections.abc import Callable
+from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -28,9 +29,7 @@ class LocalPage:
 
     def serve(self, app: ASGIApp, announce: Callable[[str], None]) -> None:
         """Serve the application until `stop` is called. announce: receives the address. Ctrl-C: KeyboardInterrupt."""
-        filtered = RequestFilter(app, how="Open it as 127.0.0.1.")
-        config = uvicorn.Config(filtered, log_config=None, lifespan="off", timeout_graceful_shutdown=STOP_SECONDS)
-        self._server = uvicorn.Server(config)
+        self._server = server_of(RequestFilter(app, how="Open it as 127.0.0.1."))
         announce(self.url)
         self._server.run(sockets=[self._socket])
 
@@ -38,6 +37,13 @@ class LocalPage:
         """End `serve` when open requests are answered."""
         assert self._server is not None, "nothing is served"
         self._server.should_exit = True
+
+
+def server_of(app: ASGIApp, **options: Any) -> uvicorn.Server:
+    """Return a server of an application, to be run with a socket of `listen`. options: more of uvicorn.Config."""
+    return uvicorn.Server(
+        uvicorn.Config(app, log_config=None, lifespan="off", timeout_graceful_shutdown=STOP_SECONDS, **options)
+    )
 
 
 def listen(host: str, port: int) -> socket.socket:

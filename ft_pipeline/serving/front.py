@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import httpx2
-import uvicorn
 from starlette.concurrency import run_in_threadpool
 from starlette.types import Receive, Scope, Send
 
-from ft_pipeline.execution.local_page import STOP_SECONDS, listen
+from ft_pipeline.execution.local_page import listen, server_of
 from ft_pipeline.execution.local_requests import reason_to_refuse
 from ft_pipeline.models.tool_call_values import parse_json
 from ft_pipeline.serving.chat_exchange import ChatExchange
@@ -60,16 +59,8 @@ class Front:
 def front_server(front: Front, host: str, port: int) -> Iterator[None]:
     """Serve on `host`:`port` in a thread until the block ends. UserError if the port is in use."""
     listener, client = listen(host, port), engine_client()
-    config = uvicorn.Config(
-        FrontApplication(front, client),
-        log_config=None,
-        lifespan="off",
-        ws="none",
-        server_header=False,
-        timeout_keep_alive=IDLE_SECONDS,
-        timeout_graceful_shutdown=STOP_SECONDS,
-    )
-    server = uvicorn.Server(config)
+    application = FrontApplication(front, client)
+    server = server_of(application, ws="none", server_header=False, timeout_keep_alive=IDLE_SECONDS)
 
     async def serve() -> None:
         async with client:
@@ -95,7 +86,6 @@ class FrontApplication:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, whatever happens to the client and the engine, and count it."""
         call = HttpCall(scope, receive, send)
-        body: bytes | None = None
         try:
             try:
                 if reason := reason_to_refuse(scope, self.front.allowed_hosts, HOW_TO_ALLOW):
@@ -103,7 +93,7 @@ class FrontApplication:
                 body = await call.read_body(MAX_FEEDBACK_BYTES if call.path == FEEDBACK else MAX_REQUEST_BYTES)
                 await call.while_client_waits(self._answer(call, body))
             except RefusedRequest as refusal:
-                await _refuse(call, refusal, body is not None)
+                await _refuse(call, refusal)
         except ClientWentAway:
             call.status = CLIENT_WENT_AWAY
         finally:
@@ -208,19 +198,20 @@ class FrontApplication:
             if not began:
                 began = True
                 self.front.metrics.first_token(call.seconds)
-            await call.send_part(part, is_last=part.endswith(_DONE))
-            if part.endswith(_DONE):
+            is_last = part.endswith(_DONE)
+            await call.send_part(part, is_last=is_last)
+            if is_last:
                 return
         await call.send_part(b"", is_last=True)
 
 
-async def _refuse(call: HttpCall, refusal: RefusedRequest, is_read: bool) -> None:
-    """Send an error, as an event if a stream has begun. is_read: whether the request was read to its end."""
+async def _refuse(call: HttpCall, refusal: RefusedRequest) -> None:
+    """Send an error, as an event if a stream has begun."""
     if call.status:
         await call.send_part(b"data: " + json.dumps(refusal.body).encode() + b"\n\n", is_last=True)
         call.status = refusal.status
     else:
-        await call.send_json(refusal.status, refusal.body, {} if is_read else {"Connection": "close"})
+        await call.send_json(refusal.status, refusal.body)
 
 
 def _reply(exchange: ChatExchange, body: bytes) -> dict[str, Any]:

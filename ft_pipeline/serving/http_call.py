@@ -27,7 +27,7 @@ class HttpCall:
         self.status = 0
         """Of the response; 0 before it is sent."""
         self._scope, self._receive, self._send = scope, receive, send
-        self._ended = False
+        self._is_read = self._ended = False
         self._started = time.perf_counter()
 
     @property
@@ -42,18 +42,19 @@ class HttpCall:
         return f"{path}?{query}" if query else path
 
     async def read_body(self, limit: int) -> bytes:
-        """Return the body of a POST. Raises RefusedRequest if it has more than `limit` bytes."""
-        announced = self.headers.get("Content-Length", "0")
-        parts, size, more = [], int(announced) if announced.isdigit() else 0, True
-        while more and size <= limit:
+        """Return the body. Raises RefusedRequest if it has more than `limit` bytes."""
+        announced, body = self.headers.get("Content-Length", ""), bytearray()
+        size = int(announced) if announced.isdigit() else 0
+        while not self._is_read and size <= limit:
             message = await self._receive()
             if message["type"] == "http.disconnect":
                 raise ClientWentAway
-            parts.append(message.get("body", b""))
-            size, more = max(size, sum(map(len, parts))), message.get("more_body", False)
+            body += message.get("body", b"")
+            size = max(size, len(body))
+            self._is_read = not message.get("more_body", False)
         if size > limit:
             raise RefusedRequest(f"The request has more than {limit} bytes. Send at most {limit}.", status=413)
-        return b"".join(parts)
+        return bytes(body)
 
     async def while_client_waits(self, work: Coroutine[Any, Any, None]) -> None:
         """Do the work of a call whose body was read. Cancels it and raises ClientWentAway if the client goes away."""
@@ -68,14 +69,15 @@ class HttpCall:
             leaving.cancel()
             await asyncio.gather(working, leaving, return_exceptions=True)
 
-    async def send_json(self, status: int, document: Any, headers: Mapping[str, str] | None = None) -> None:
+    async def send_json(self, status: int, document: Any) -> None:
         """Send a document."""
         body = json.dumps(document, ensure_ascii=False).encode()
-        await self.send_body(status, body, {"Content-Type": "application/json", **(headers or {})})
+        await self.send_body(status, body, {"Content-Type": "application/json"})
 
     async def send_body(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
-        """Send a whole response."""
-        await Response(body, status, headers)(self._scope, self._receive, self._sent)
+        """Send a whole response. It ends the connection if the request was not read to its end."""
+        end = {} if self._is_read else {"Connection": "close"}
+        await Response(body, status, {**headers, **end})(self._scope, self._receive, self._sent)
 
     async def begin_stream(self) -> None:
         """Send the head of a stream of events."""
