@@ -1,7 +1,5 @@
 """Runs a serving engine in a separate process: reports whether it is ready or has failed, and ensures that it ends."""
 
-import http.client
-import json
 import os
 import signal
 import socket
@@ -10,6 +8,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import httpx2
 
 from ft_pipeline.execution.workers import process_guard
 from ft_pipeline.execution.workers.launchers import worker_environment
@@ -60,8 +60,8 @@ class EngineProcess:
     def is_healthy(self) -> bool:
         """Whether GET /health succeeds."""
         try:
-            return send(self.address, "GET", "/health", seconds=_HEALTH_SECONDS)[0] == http.HTTPStatus.OK
-        except (OSError, http.client.HTTPException):
+            return send(self.address, "GET", "/health", seconds=_HEALTH_SECONDS)[0] == httpx2.codes.OK
+        except httpx2.HTTPError:
             return False
 
     def stop(self) -> None:
@@ -75,13 +75,9 @@ class EngineProcess:
 def send(address: Address, method: str, path: str, document: Any = None, *, seconds: float) -> tuple[int, bytes]:
     """Send one request, with a document as JSON, and return the status and the body of the response.
 
-    Raises OSError or HTTPException if there is no response within `seconds`.
+    Raises httpx2.HTTPError if there is no response within `seconds`.
     """
-    connection = http.client.HTTPConnection(*address, timeout=seconds)  # ignores proxies in the environment
-    body = None if document is None else json.dumps(document).encode()
-    try:
-        connection.request(method, path, body, {"Content-Type": "application/json"})
-        response = connection.getresponse()
-        return response.status, response.read()
-    finally:
-        connection.close()
+    host, port = address
+    # The proxies of the environment are not for this machine.
+    response = httpx2.request(method, f"http://{host}:{port}{path}", json=document, timeout=seconds, trust_env=False)
+    return response.status_code, response.content

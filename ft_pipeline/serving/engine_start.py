@@ -1,6 +1,5 @@
 """Starts an engine for a model, and checks that it answers as the model was scored before it gets requests."""
 
-import http.client
 import json
 import shutil
 import sys
@@ -11,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import httpx2
 from jinja2.exceptions import TemplateError
 
 from ft_pipeline.errors import UserError
@@ -127,7 +127,7 @@ class StartedEngine:
             for probe in self.probes:
                 _require_same_prompt(self.ready.address, probe)
             self._require_answer()
-        except (OSError, http.client.HTTPException, ValueError, KeyError) as error:
+        except (httpx2.HTTPError, ValueError, KeyError) as error:
             raise EngineFailed(f"does not answer ({type(error).__name__})") from error
 
     def stop(self) -> None:
@@ -141,7 +141,7 @@ class StartedEngine:
         question = {"model": self.ready.model.name, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1}
         request = ChatExchange(question, self.ready.rules).engine_request
         status, _ = send(self.ready.address, "POST", "/v1/chat/completions", request, seconds=_REQUEST_SECONDS)
-        if status != http.HTTPStatus.OK:
+        if status != httpx2.codes.OK:
             raise EngineFailed(f"does not answer (HTTP {status})")
 
 
@@ -181,7 +181,7 @@ def _require_same_prompt(address: Address, probe: PromptProbe) -> None:
 
 def _reply(address: Address, path: str, document: Any) -> dict[str, Any]:
     status, body = send(address, "POST", path, document, seconds=_REQUEST_SECONDS)
-    if status != http.HTTPStatus.OK:
+    if status != httpx2.codes.OK:
         raise EngineFailed(f"does not take a prompt (HTTP {status})")
     return json.loads(body)
 

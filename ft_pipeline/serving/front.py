@@ -132,7 +132,8 @@ class FrontApplication:
 
     async def _chat(self, call: HttpCall, engine: ReadyEngine, body: bytes) -> None:
         exchange = await run_in_threadpool(lambda: ChatExchange(_parse_object(body), engine.rules))
-        async with self._engine(call, engine, json.dumps(exchange.engine_request).encode()) as response:
+        chat = json.dumps(exchange.engine_request).encode()
+        async with self._engine(call, engine, chat, "application/json") as response:  # `curl -d` names another type
             if response.status != 200:
                 await self._relay(call, response)
             elif response.is_stream:
@@ -174,15 +175,16 @@ class FrontApplication:
             sys.stderr.write(f"ft: an answer is not logged ({error.strerror}). Free space, or restart with --log.\n")
 
     def _engine(
-        self, call: HttpCall, engine: ReadyEngine, body: bytes
+        self, call: HttpCall, engine: ReadyEngine, body: bytes, content_type: str | None
     ) -> contextlib.AbstractAsyncContextManager[EngineResponse]:
-        headers = {name: call.headers[name] for name in ("Content-Type", "Accept") if call.headers.get(name)}
-        return ask_engine(self._client, engine.address, call.method, call.target, body, headers)
+        headers = {"Content-Type": content_type, "Accept": call.headers.get("Accept")}
+        given = {name: value for name, value in headers.items() if value}
+        return ask_engine(self._client, engine.address, call.method, call.target, body, given)
 
     async def _forward(self, call: HttpCall, engine: ReadyEngine, body: bytes) -> None:
         """Send a request of another kind to the engine, and its response as it is."""
         engine.rules.require_served(call.path)
-        async with self._engine(call, engine, body) as response:
+        async with self._engine(call, engine, body, call.headers.get("Content-Type")) as response:
             await self._relay(call, response)
 
     async def _relay(self, call: HttpCall, response: EngineResponse) -> None:

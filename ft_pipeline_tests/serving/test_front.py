@@ -337,6 +337,15 @@ def post(client: openai.OpenAI, path: str, body: bytes, **headers: str) -> tuple
     return response.status, document
 
 
+def test_the_engine_gets_a_chat_as_json_whatever_the_client_calls_it() -> None:
+    """`curl -d` says that its body is a form, for which transformers has a 422."""
+    engine = Engine()
+    with serving(engine) as client:
+        chat = json.dumps({"model": "shop", "messages": ASK}).encode()
+        status, _ = post(client, "/v1/chat/completions", chat, **{"Content-Type": "application/x-www-form-urlencoded"})
+    assert status == 200 and engine.headers[-1]["content-type"] == "application/json"
+
+
 def lines(folder: Path) -> list[Any]:
     [file] = folder.iterdir()
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
