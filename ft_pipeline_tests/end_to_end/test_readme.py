@@ -25,6 +25,8 @@ TRIES = "tries: 12"
 """Of a new project's search of prompts; the test's tries less."""
 EXPERIMENT, SHORT = "technique: qlora", "technique: qlora\ntraining: {max_steps: 8}"
 """The test's trainings are short."""
+MESSAGES, FEW = "head -n 20", 10
+"""How many messages the teacher answers; the test's answers fewer."""
 
 
 def commands(heading: str) -> list[str]:
@@ -53,7 +55,7 @@ def check_the_answers(root: Path) -> None:
     """Every prompt has an answer of the server, and those that end within the limit are whole words."""
     answers = current(root, "teacher_answers")
     rows = pq.read_table(answers.path / "answers.parquet").to_pylist()
-    assert len(rows) == 20 == answers.summary["spent"]["paid_requests"]
+    assert len(rows) == FEW == answers.summary["spent"]["paid_requests"]
     assert all(row["request_id"] and row["prompt_tokens"] > 40 and row["answer_tokens"] > 0 for row in rows)
     stopped = [row for row in rows if row["finish_reason"] == "stop"]
     assert stopped and all(len(row["answer"].split()) >= 3 and "<|" not in row["answer"] for row in stopped)
@@ -69,12 +71,13 @@ def test_the_readmes_distillation_commands_work(tmp_path: Path) -> None:
     assert blocks[2].count(EXPERIMENT) == 2
     blocks[2] = blocks[2].replace(EXPERIMENT, SHORT)
     prepare, serve, distill, read = blocks
-    bash(prepare, checkout)
+    assert MESSAGES in prepare
+    bash(prepare.replace(MESSAGES, f"head -n {FEW}"), checkout)
     root = tmp_path / "distill"
     settings = root / "project.yaml"
     assert TRIES in settings.read_text(encoding="utf-8")
     settings.write_text(settings.read_text(encoding="utf-8").replace(TRIES, "tries: 2"), encoding="utf-8")
-    change_yaml(settings, evaluation={"max_test_rows": 12})
+    change_yaml(settings, evaluation={"max_test_rows": 8})
     for path in (root / "data" / "general").glob("*.jsonl"):
         cut(path, 8)
     with running(["bash", "-c", f"exec {serve}"], port, checkout):
@@ -84,7 +87,7 @@ def test_the_readmes_distillation_commands_work(tmp_path: Path) -> None:
     check_the_answers(root)
     ((kept,),) = ft_json(root, "sql", "select count(*) from distilled")["rows"]
     ((aside,),) = ft_json(root, "sql", "select count(*) from distilled_set_aside")["rows"]
-    assert kept + aside == 20
+    assert kept + aside == FEW
     assert kept > 0 and f"127.0.0.1:{port}" in shown
     rows = {row["name"]: row for row in ft_json(root, "compare")["rows"]}
     assert {"with_teacher/merged", "without_teacher/merged", "base", "teacher"} <= set(rows)

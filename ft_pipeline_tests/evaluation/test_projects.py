@@ -14,7 +14,7 @@ import pytest
 from ft_pipeline import scaffold
 from ft_pipeline.decide.recommend import recommend
 from ft_pipeline_tests.decide.rules import desk_of
-from ft_pipeline_tests.end_to_end.project import cut, ft, ft_json
+from ft_pipeline_tests.end_to_end.project import change_yaml, cut, ft, ft_json
 from ft_pipeline_tests.evaluation.recorded import ASSETS, EXPERIMENT, PROJECTS, compared, training_of
 
 ANSWERS = {
@@ -53,6 +53,7 @@ def test_the_whole_pipeline_does_not_decide_on_rows_that_are_too_alike(tmp_path:
     shutil.copytree(PROJECTS / name, root, dirs_exist_ok=True, ignore=shutil.ignore_patterns("recorded"))
     for path in (root / "data" / "general").glob("*.jsonl"):
         cut(path, 4)
+    change_yaml(root / "experiments" / f"{EXPERIMENT}.yaml", training={"max_steps": 8})  # it decides by the questions
     done = ft(root, "run", "--experiment", EXPERIMENT, timeout=1500)
     assert done.returncode == 0, done.stderr[-4000:]
     found = ft_json(root, "recommend")
