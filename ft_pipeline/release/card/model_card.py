@@ -15,9 +15,10 @@ from ft_pipeline.decide.comparison import Comparison
 from ft_pipeline.decide.evidence import who_decided
 from ft_pipeline.decide.findings.cost_lines import cost_lines
 from ft_pipeline.decide.first_screen import lights, risks
+from ft_pipeline.decide.notes import shown_metrics
 from ft_pipeline.decide.requirements import Cell, Requirements
+from ft_pipeline.decide.sections import score_grid
 from ft_pipeline.decide.words import say
-from ft_pipeline.evaluation.comparison.score import Score
 from ft_pipeline.evaluation.comparison.target_records import OwnTarget
 from ft_pipeline.evaluation.metrics.definitions import LONG_TITLES
 from ft_pipeline.release.card.usage import usage_paragraphs
@@ -220,21 +221,19 @@ def _required_prompt(facts: CardFacts) -> list[str]:
 def _results_section(facts: CardFacts) -> list[str]:
     """Return the table of all rows, with the model's row in bold."""
     comparison, name = facts.comparison, facts.row
-    rows = comparison.rows
-    metrics = [metric for metric in LONG_TITLES if any(metric in row.scores for row in rows)]
-    metrics += sorted({metric for row in rows for metric in row.scores} - set(metrics))
-    header = ("", *metrics, "prompt tokens per call", "seconds per call")
+    grid = score_grid(comparison)
+    header = [_text(heading.title) for heading in grid.headings]
     body = [
-        (
-            f"**{_text(row.name)}**" if row.name == name else _text(row.name),
-            *(_score(row.scores.get(metric)) for metric in metrics),
-            _number(row.prompt_tokens_per_call),
-            _number(row.seconds_per_call),
-        )
-        for row in rows
+        [
+            f"**{_text(first.text)}**" if first.text == name else _text(first.text),
+            *(_text(cell.in_full) for cell in rest),
+        ]
+        for first, *rest in grid.cells
     ]
-    legend = "\n".join(f"- {metric}: {LONG_TITLES[metric]}" for metric in metrics if metric in LONG_TITLES)
-    caption = f"{comparison.test_rows} held-out rows; 95 % intervals in parentheses."
+    legend = "\n".join(
+        f"- {_text(metric.label)}: {_text(metric.meaning)}" for metric in shown_metrics(comparison).values()
+    )
+    caption = f"{comparison.test_rows} held-out rows; 95 % intervals in brackets."
     notice = "" if name is not None else "This model has no score in the current comparison."
     contaminated = comparison.contaminated_champion
     if contaminated and facts.champion.get("fingerprint") == comparison.champion_fingerprint:
@@ -351,12 +350,6 @@ def _text(value: Any) -> str:
 
 def _quote(value: str) -> str:
     return "\n".join(f"> {_text(line)}" for line in value.splitlines() if line.strip())
-
-
-def _score(score: Score | None) -> str:
-    if score is None:
-        return ""
-    return f"{_number(score.value)} ({' – '.join(map(_number, score.ends))})"
 
 
 def _number(value: Any) -> str:
