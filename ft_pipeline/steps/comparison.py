@@ -12,7 +12,6 @@ from ft_pipeline import features
 from ft_pipeline.decide.build import build_comparison
 from ft_pipeline.decide.comparison import Comparison
 from ft_pipeline.decide.documents import read_comparison
-from ft_pipeline.decide.notes import shown_metrics
 from ft_pipeline.decide.plots import (
     confusion_picture,
     learning_curve_picture,
@@ -21,11 +20,11 @@ from ft_pipeline.decide.plots import (
     slice_picture,
     small_lead_plot,
 )
-from ft_pipeline.evaluation.comparison.score import describe_score
+from ft_pipeline.decide.sections import score_cell, score_grid
 from ft_pipeline.evaluation.comparison.slice_members import scored_conversations
 from ft_pipeline.evaluation.comparison.training_facts import training_facts_of
 from ft_pipeline.features import feeding
-from ft_pipeline.page import Hidden, Image, Page, Picture, Table
+from ft_pipeline.page import Cell, Grid, Heading, Hidden, Image, Page, Picture
 from ft_pipeline.release.looks import decided_by, ids_of_test_rows, write_looks_at_comparison
 from ft_pipeline.step import BuildContext, SpecContext, references, step_of, versions_of
 from ft_pipeline.steps.shared.compared_scores import compared_scores, people_said
@@ -83,40 +82,21 @@ def page(artifact: Artifact) -> Page:
     }
 
 
-def _shown_rows(comparison: Comparison) -> Table:
-    """Return the rows of the comparison, best first: what decides, the other scores, and what a call costs."""
-    metrics = shown_metrics(comparison)
-    primary = metrics.pop(comparison.primary)
-    baseline = shown_leads(comparison)[0]
-    columns = {
-        "": "The model or prompt",
-        primary.label: f"What decides: {primary.direction}, with the 95 % interval",
-        "usable": "Whether it may be released",
-        "lead": f"By how much it is better than {baseline.name}, with the 95 % interval" if baseline else "",
-    }
-    if all(comparison.usable(row) for row in comparison.rows):
-        del columns["usable"]
-    rows = []
-    for row in comparison.rows:
-        lead = comparison.lead_over(row, baseline) if baseline and row.name != baseline.name else None
-        deciding = row.scores.get(comparison.primary)
-        decides = {
-            "": row.name,
-            primary.label: describe_score(deciding) if deciding else "",
-            "usable": "yes" if comparison.usable(row) else "no",
-            "lead": describe_score(lead, sign="+") if lead else "",
-        }
-        scores = {
-            metric.title: round(row.scores[name].value, 3) if name in row.scores else ""
-            for name, metric in metrics.items()
-        }
-        tokens, seconds = row.prompt_tokens_per_call, row.seconds_per_call
-        costs = {
-            "prompt tokens per call": "" if tokens is None else round(tokens),
-            "s per call": "" if seconds is None else round(seconds, 2),
-        }
-        rows.append({column: decides[column] for column in columns} | scores | costs)
-    return Table(rows, columns)
+def _shown_rows(comparison: Comparison) -> Grid:
+    """Return the grid of all scores; beside what decides, the lead over the best untouched use of the model."""
+    grid, baseline, rows = score_grid(comparison), shown_leads(comparison)[0], comparison.rows
+    beside: list[tuple[Heading, list[Cell | str]]] = []
+    if not all(map(comparison.usable, rows)):
+        beside.append((Heading("usable"), ["yes" if comparison.usable(row) else "no" for row in rows]))
+    if baseline is not None:
+        leads = [None if row.name == baseline.name else comparison.lead_over(row, baseline) for row in rows]
+        beside.append((Heading(f"lead over {baseline.name}"), [score_cell(lead) for lead in leads]))
+    place = 1 + next(number for number, heading in enumerate(grid.headings) if heading.is_main)
+    cells = [[cells[number] for _, cells in beside] for number in range(len(rows))]
+    return Grid(
+        [*grid.headings[:place], *(heading for heading, _ in beside), *grid.headings[place:]],
+        [[*row[:place], *more, *row[place:]] for row, more in zip(grid.rows, cells, strict=True)],
+    )
 
 
 STEP = step_of(
