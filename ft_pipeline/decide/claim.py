@@ -16,6 +16,9 @@ Verdict = Literal["shown", "refuted", "open", "unknown", "void"]
 """shown: its bound is beyond the limit. refuted: the other bound is. open: it cannot be told. unknown: not measured.
 void: the question does not arise, as a refusal that the base model never gave."""
 
+MOST_QUESTIONS = 15_000
+"""A suite of general questions hardly has more: MMLU has 14,042."""
+
 
 class Facts(BaseModel):
     """Further numbers that the sentence of a claim names. The kind of the claim says which (FACTS)."""
@@ -77,6 +80,11 @@ class KeptFacts(ExplainedFacts):
     wanted: str = ""
     """Of probes, what an answer must do."""
     base: str = ""
+
+    @property
+    def can_be_told(self) -> bool:
+        """Whether a suite may have enough questions to decide."""
+        return self.needed is not None and self.needed <= MOST_QUESTIONS
 
 
 class RailFacts(Facts):

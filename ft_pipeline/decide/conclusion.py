@@ -43,10 +43,10 @@ def asks_people(claim: Claim) -> bool:
 
 
 def only_training_helps(claim: Claim) -> bool:
-    """Return whether a claim is that a check of a training failed, or that no number of questions would show that the
-    model keeps what its base model had."""
+    """Return whether a claim is that a check of a training failed, or that no suite has enough questions to show that
+    the model keeps what its base model had."""
     is_at_margin = claim.kind in MEASURED and claim.verdict == "open" and claim.value is not None
-    return claim.kind == "gate" or (is_at_margin and claim.told(KeptFacts).needed is None)
+    return claim.kind == "gate" or (is_at_margin and not claim.told(KeptFacts).can_be_told)
 
 
 def kind_of(claim: Claim, *, asks: bool = False) -> Open:

@@ -323,17 +323,19 @@ def _points(claim: Claim, value: float | None) -> str:
 
 def _observed(comparison: Comparison, claim: Claim) -> str:
     """Return how many questions or documents would show that a drop as observed is below the margin."""
-    things, needed = {"task": "documents"}.get(claim.kind, "questions"), claim.told(KeptFacts).needed
+    things, told = {"task": "documents"}.get(claim.kind, "questions"), claim.told(KeptFacts)
     if claim.value is None:
         return ""
-    unit = " points" if claim.told(KeptFacts).is_rate else ""
-    if needed is None:
+    if told.needed is None:
         tells = f"no number of {things} would show that it is below the margin"
-        tells += f": {TRAIN_LESS if claim.kind == 'general' else 'read the answers that changed'}"
     elif claim.kind == "general":
-        tells = f"about {needed:,} questions in all would decide"
+        tells = f"about {told.needed:,} questions in all would decide"
     else:
-        tells = f"about {max(1, needed - claim.count):,} more {things} would tell"
+        tells = f"about {max(1, told.needed - claim.count):,} more {things} would tell"
+    if not told.can_be_told:
+        tells += ", more than any suite has" if told.needed else ""
+        tells += f": {TRAIN_LESS if claim.kind == 'general' else 'read the answers that changed'}"
+    unit = " points" if told.is_rate else ""
     return f". At the observed drop of {_points(claim, 0.0 - claim.value)}{unit}, {tells}"
 
 

@@ -30,12 +30,12 @@ def not_worse(kind: str, row: str, rival: str, measure: str, value: float, low: 
     return Claim(kind=kind, **known, verdict=verdict_of(low, None, -margin))
 
 
-def kept(row: str, lost: int, won: int = 0, base: str = "base", questions: int = 400) -> Claim:
+def kept(row: str, lost: int, won: int = 0, base: str = "base", questions: int = 400, margin: float = 0.05) -> Claim:
     """What a row that lost and won so many of the general questions kept."""
     before, after = ([1.0] * count + [0.0] * (questions - count) for count in (lost, won))
     pairs = np.array([before, after[::-1]]).T  # no question is both lost and won
     estimates = Conversations([str(number) for number in range(questions)]).means(pairs, is_rate=True)
-    return source.change("general", row, "general_accuracy", base, *estimates, 0.05)
+    return source.change("general", row, "general_accuracy", base, *estimates, margin)
 
 
 KEPT = kept("", 0)

@@ -9,6 +9,7 @@ import pytest
 from ft_pipeline.decide.build import build as compare
 from ft_pipeline.decide.claim import Claim, KeptFacts
 from ft_pipeline.decide.comparison import Comparison
+from ft_pipeline.decide.conclusion import only_training_helps
 from ft_pipeline.decide.recommend import recommend
 from ft_pipeline.decide.sources.kept import change
 from ft_pipeline.decide.words import say
@@ -108,6 +109,16 @@ def test_at_a_drop_of_the_margin_no_number_of_questions_would_decide() -> None:
     )
     rates = [rate(verdicts(MARGIN, 0.125, count, worlds=400), "shown") for count in (158, 3000)]
     assert max(rates) < 0.1
+
+
+def test_more_questions_than_a_suite_has_are_no_advice() -> None:
+    """86 of 400 questions lost and 28 won, at a margin of 15 points: the example `classification` after its change."""
+    result = kept("a", 86, 28, margin=0.15)
+    assert result.verdict == "open" and (result.told(KeptFacts).needed or 0) > 15_000
+    assert only_training_helps(result) and not only_training_helps(kept("a", 11, 8, questions=150))
+    assert say(comparison_of([], []), result).endswith(
+        " questions in all would decide, more than any suite has: train with a lower learning rate or fewer epochs"
+    )
 
 
 @pytest.mark.parametrize("worlds", [300, MANY])

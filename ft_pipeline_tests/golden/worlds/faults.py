@@ -28,6 +28,12 @@ def forgetting_can_never_be_told(shop: Shop) -> None:
     shop.train("style", 0.4, correct=answered(30, 6))
 
 
+def forgetting_would_take_too_many_questions(shop: Shop) -> None:
+    """The observed drop is just below the margin: no suite has as many questions as would decide."""
+    shop.prompts(few_shot=0.1)
+    shop.train("style", 0.4, correct=answered(25, 6))
+
+
 def forgetting_was_not_measured(shop: Shop) -> None:
     """No general questions were asked."""
     shop.prompts(of_plain={"correct": []})
