@@ -11,7 +11,7 @@ from typing import Any, Literal
 import psutil
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.execution.workers.devices import DeviceNeed
+from ft_pipeline.execution.workers.device_leases import DeviceNeed
 from ft_pipeline.execution.workers.gpus import query_nvidia_smi, visible_gpus
 from ft_pipeline.execution.workers.launchers import LAUNCHER, launcher_for, worker_environment
 from ft_pipeline.models import compute_setting

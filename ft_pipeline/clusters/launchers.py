@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 
 from ft_pipeline.clusters.cluster_node import ORDER_FILE
 from ft_pipeline.errors import UserError
-from ft_pipeline.execution.workers.devices import DeviceNeed, Lease
+from ft_pipeline.execution.workers.device_leases import DeviceNeed, Lease
 from ft_pipeline.execution.workers.heartbeat import DEFAULT_PATIENCE
 from ft_pipeline.execution.workers.launchers import (
     MULTI_PROCESS_KINDS,

@@ -14,9 +14,9 @@ import dagster as dg
 from ft_pipeline.errors import UserError
 from ft_pipeline.events import Progress, StepEvent, publish
 from ft_pipeline.execution.dagster_names import asset_name, terminal_user
-from ft_pipeline.execution.device_wait import DeviceWait
 from ft_pipeline.execution.unfinished import UnfinishedAttempts
-from ft_pipeline.execution.workers.devices import DeviceNeed, Lease, cpu_lease, device_locks, lease_devices
+from ft_pipeline.execution.wait_in_the_ui import DeviceWait
+from ft_pipeline.execution.workers.device_leases import DeviceNeed, Lease, cpu_lease, device_locks, lease_devices
 from ft_pipeline.execution.workers.launchers import Launcher, check_environment, launcher_for
 from ft_pipeline.execution.workers.stall_watch import stall_seconds
 from ft_pipeline.execution.workers.supervisor import WorkerError, WorkerJob, WorkerLost, WorkerResult, run_worker

@@ -1,7 +1,7 @@
 """The pool `gpu`: Dagster's daemon keeps runs in its queue while as many runs as there are devices are under way.
 
-The pool decides nothing else. The device lease excludes (workers/devices.py), for runs of `ft run`, too. A run that the
-daemon holds back has no process. Therefore it costs nothing, and a kill cannot leave a slot behind.
+The pool decides nothing else. The device lease excludes (workers/device_leases.py), for runs of `ft run`, too. A run
+that the daemon holds back has no process. Therefore it costs nothing, and a kill cannot leave a slot behind.
 
 Dagster's own waiting for the slot of a step does both: its executors poll in a loop that uses a whole core, and a run
 that is killed in that loop is given the next free slot, forever.
@@ -15,7 +15,7 @@ import yaml
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.execution.dagster_names import dagster_settings
-from ft_pipeline.execution.workers.devices import device_slots
+from ft_pipeline.execution.workers.device_leases import device_slots
 from ft_pipeline.project import Project
 from ft_pipeline.settings.bounded_yaml import load_bounded
 

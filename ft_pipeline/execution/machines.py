@@ -7,7 +7,7 @@ import dagster as dg
 from ft_pipeline.errors import UserError
 from ft_pipeline.execution.build import MAX_RETRIES, RETRY_SECONDS
 from ft_pipeline.execution.dagster_names import experiment_of, terminal_user
-from ft_pipeline.execution.workers.devices import DeviceNeed
+from ft_pipeline.execution.workers.device_leases import DeviceNeed
 from ft_pipeline.execution.workers.launchers import MULTI_PROCESS_KINDS
 from ft_pipeline.project import Project
 from ft_pipeline.settings.machine import MachineSettings

@@ -13,7 +13,7 @@ from ft_pipeline.errors import UserError
 from ft_pipeline.execution.dagster_names import experiment_of
 from ft_pipeline.execution.device_pool import PODS
 from ft_pipeline.execution.machines import device_need
-from ft_pipeline.execution.workers.devices import DeviceNeed
+from ft_pipeline.execution.workers.device_leases import DeviceNeed
 from ft_pipeline.project import Project
 from ft_pipeline.step import STEPS, Step
 

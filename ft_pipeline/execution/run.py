@@ -29,7 +29,7 @@ from ft_pipeline.execution.run_batches import Batch, Batches, BatchResult, make_
 from ft_pipeline.execution.run_overview import root_message
 from ft_pipeline.execution.run_process import RunProcesses
 from ft_pipeline.execution.step_run import FORCE, tags_of
-from ft_pipeline.execution.workers.devices import device_slots
+from ft_pipeline.execution.workers.device_leases import device_slots
 from ft_pipeline.execution.workers.launchers import check_environment
 from ft_pipeline.models.base_model import EMBEDDED, find_embedded
 from ft_pipeline.project import Project

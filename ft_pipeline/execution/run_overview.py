@@ -14,8 +14,8 @@ from dagster._core.storage.tags import GRPC_INFO_TAG
 from dagster._utils.error import SerializableErrorInfo
 
 from ft_pipeline.execution.dagster_names import asset_of_step, experiment_of, is_own_run, prefixed, terminal_user
+from ft_pipeline.execution.workers.device_leases import device_locks, lock_folder
 from ft_pipeline.execution.workers.device_line import DeviceUse, device_uses, is_held
-from ft_pipeline.execution.workers.devices import device_locks, lock_folder
 
 STATUSES_WITH_PROCESS = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
 """Statuses of runs that a process executes, unless it died."""

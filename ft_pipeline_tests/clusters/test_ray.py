@@ -24,7 +24,7 @@ from ft_pipeline.clusters.launchers import RayLauncher
 from ft_pipeline.errors import UserError
 from ft_pipeline.events import Progress, listening
 from ft_pipeline.execution.build import BuildResult, build_artifact
-from ft_pipeline.execution.workers.devices import DeviceNeed
+from ft_pipeline.execution.workers.device_leases import DeviceNeed
 from ft_pipeline.execution.workers.heartbeat import STOP, write_heartbeat
 from ft_pipeline.execution.workers.launchers import RANK_LAUNCHER_MODULE, LocalLauncher, launcher_for
 from ft_pipeline.execution.workers.supervisor import WorkerError, WorkerJob, run_worker

@@ -18,7 +18,7 @@ from ft_pipeline.clusters.slurm_agent import _parameters
 from ft_pipeline.errors import UserError
 from ft_pipeline.events import Progress, listening
 from ft_pipeline.execution.build import BuildResult, build_artifact
-from ft_pipeline.execution.workers.devices import DeviceNeed
+from ft_pipeline.execution.workers.device_leases import DeviceNeed
 from ft_pipeline.execution.workers.launchers import RANK_LAUNCHER_MODULE, LocalLauncher, launcher_for
 from ft_pipeline.execution.workers.supervisor import WorkerError, run_worker
 from ft_pipeline.settings.machine import MachineSettings

@@ -18,7 +18,7 @@ from ft_pipeline.clusters.cluster_node import ORDER_FILE
 from ft_pipeline.clusters.launchers import RayLauncher, SlurmLauncher
 from ft_pipeline.errors import UserError
 from ft_pipeline.execution.workers import fork_server
-from ft_pipeline.execution.workers.devices import DeviceNeed
+from ft_pipeline.execution.workers.device_leases import DeviceNeed
 from ft_pipeline.execution.workers.launchers import (
     HERE as ON_THIS_MACHINE,
 )

@@ -15,8 +15,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from ft_pipeline.execution.workers.device_leases import device_locks
 from ft_pipeline.execution.workers.device_line import DeviceUse, device_uses
-from ft_pipeline.execution.workers.devices import device_locks
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline_tests.end_to_end.project import environment, ft, small_project, workers, write_experiment
 from ft_pipeline_tests.end_to_end.services import Services, services

@@ -15,7 +15,7 @@ from ft_pipeline.execution.build import HUB_TOKENS, build_artifact, variables_of
 from ft_pipeline.execution.machines import device_need
 from ft_pipeline.execution.step_run import trained_by
 from ft_pipeline.execution.workers.accelerate_config import ACCELERATE_CONFIG, NUM_PROCESSES, Processes
-from ft_pipeline.execution.workers.devices import DeviceNeed
+from ft_pipeline.execution.workers.device_leases import DeviceNeed
 from ft_pipeline.execution.workers.launchers import (
     AccelerateLauncher,
     LocalLauncher,

@@ -17,8 +17,8 @@ import psutil
 import pytest
 
 from ft_pipeline.execution.device_pool import pool_of_devices, set_default_limit
-from ft_pipeline.execution.device_wait import MARKER
-from ft_pipeline.execution.workers import devices
+from ft_pipeline.execution.wait_in_the_ui import MARKER
+from ft_pipeline.execution.workers import device_leases
 from ft_pipeline.execution.workers.device_line import DeviceUse, PlaceInLine, device_uses
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline_tests.execution.conftest import PATIENCE, ROOT, family_pids, wait_until
@@ -68,7 +68,7 @@ class Runs:
         return [entry.message for entry in entries if entry.message.startswith("waiting: the CPU slot is in use")]
 
     def line(self) -> list[DeviceUse]:
-        return device_uses(devices.device_locks(self.store.root))
+        return device_uses(device_leases.device_locks(self.store.root))
 
     def kill(self) -> None:
         for run in self.started:

@@ -10,7 +10,7 @@ import pytest
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.execution.workers.accelerate_config import ACCELERATE_CONFIG, NUM_PROCESSES, Processes, read_processes
-from ft_pipeline.execution.workers.devices import DeviceNeed
+from ft_pipeline.execution.workers.device_leases import DeviceNeed
 from ft_pipeline.execution.workers.launchers import AccelerateLauncher, LocalLauncher, launcher_for
 from ft_pipeline.execution.workers.rank_launcher import rank_environment, wait_for_ranks
 from ft_pipeline.execution.workers.supervisor import WorkerError, run_worker

@@ -12,8 +12,8 @@ from dagster._core.remote_origin import GrpcServerCodeLocationOrigin, RemoteRepo
 from typer.testing import CliRunner
 
 from ft_pipeline.cli import app
+from ft_pipeline.execution.workers.device_leases import device_locks
 from ft_pipeline.execution.workers.device_line import device_uses
-from ft_pipeline.execution.workers.devices import device_locks
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline_tests.audit.shop import Shop
 from ft_pipeline_tests.execution.conftest import PATIENCE, ROOT, all_gone, family_pids, wait_until

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, Protocol
 from ft_pipeline.errors import UserError
 from ft_pipeline.execution.workers import fork_server, process_guard
 from ft_pipeline.execution.workers.accelerate_config import ACCELERATE_CONFIG, NUM_PROCESSES
-from ft_pipeline.execution.workers.devices import DeviceNeed, Lease
+from ft_pipeline.execution.workers.device_leases import DeviceNeed, Lease
 from ft_pipeline.execution.workers.stall_watch import stall_seconds
 from ft_pipeline.execution.workers.worker_variables import allowed_variables, check_operator_patterns
 from ft_pipeline.features import choice, names_in

@@ -9,8 +9,8 @@ import pytest
 
 from ft_pipeline import doctor
 from ft_pipeline.errors import UserError
-from ft_pipeline.execution.workers import devices, gpus
-from ft_pipeline.execution.workers.devices import DeviceNeed, lease_devices
+from ft_pipeline.execution.workers import device_leases, gpus
+from ft_pipeline.execution.workers.device_leases import DeviceNeed, lease_devices
 from ft_pipeline.execution.workers.gpus import visible_gpus
 from ft_pipeline.project import Project
 
@@ -44,7 +44,7 @@ def test_without_a_gpu_there_is_one_cpu_slot(tmp_path: Path) -> None:
         assert (held.device, held.env, held.gpu_names) == ("cpu", {"CUDA_VISIBLE_DEVICES": ""}, ())
         code = (
             "import sys; from pathlib import Path\n"
-            "from ft_pipeline.execution.workers.devices import DeviceNeed, lease_devices\n"
+            "from ft_pipeline.execution.workers.device_leases import DeviceNeed, lease_devices\n"
             "def log(message): print(message, flush=True)\n"
             "with lease_devices(DeviceNeed(), Path(sys.argv[1]), log): print('held', flush=True)"
         )
@@ -100,7 +100,7 @@ def test_a_lease_waits_for_memory_that_other_processes_use(
     two_gpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
-    monkeypatch.setattr(devices, "POLL_SECONDS", 0.05)
+    monkeypatch.setattr(device_leases, "POLL_SECONDS", 0.05)
     two_gpus.write_text(TWO_GPUS.format(free=1000))
     messages: list[str] = []
 
@@ -112,7 +112,7 @@ def test_a_lease_waits_for_memory_that_other_processes_use(
         assert held.gpu_names == ("NVIDIA T4",)
     assert messages == ["waiting: GPU 1 has 1.0 GB free, but 10 GB are required"]
 
-    monkeypatch.setattr(devices, "OBSTACLE_TIMEOUT", 0.0)
+    monkeypatch.setattr(device_leases, "OBSTACLE_TIMEOUT", 0.0)
     two_gpus.write_text(TWO_GPUS.format(free=1000))
     refused = pytest.raises(UserError, match=r"1\.0 GB free, but 10 GB are required\. Find .* stop the process")
     with refused, lease_devices(DeviceNeed(min_memory_gb=10), tmp_path):
@@ -183,8 +183,8 @@ def test_a_lost_gpu_does_not_hide_the_others(two_gpus: Path, tmp_path: Path) -> 
 def test_gpus_that_are_lost_during_the_wait_are_an_error(
     two_gpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(devices, "OBSTACLE_TIMEOUT", 0.0)
-    monkeypatch.setattr(devices, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(device_leases, "OBSTACLE_TIMEOUT", 0.0)
+    monkeypatch.setattr(device_leases, "POLL_SECONDS", 0.01)
 
     def lose_gpus(message: str) -> None:
         two_gpus.write_text("")
@@ -198,8 +198,8 @@ def test_gpus_that_are_lost_during_the_wait_are_an_error(
 
 
 def test_a_wait_for_a_lost_gpu_is_reported(two_gpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "OBSTACLE_TIMEOUT", 0.0)
-    monkeypatch.setattr(devices, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(device_leases, "OBSTACLE_TIMEOUT", 0.0)
+    monkeypatch.setattr(device_leases, "POLL_SECONDS", 0.01)
     shown = iter([TWO_GPUS.format(free=15000).splitlines()[1], ""])
     messages: list[str] = []
 
