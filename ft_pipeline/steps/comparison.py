@@ -104,6 +104,6 @@ STEP = step_of(
     stage="evaluation",
     deps=("prompt_baseline", "scores", *feeding("comparison")),
     kinds=frozenset({"json", "markdown"}),
-    code_version="14",
+    code_version="13",
     may_use_gpu=True,  # scores the champion and the contenders that have no score on the current test rows
 )

@@ -88,5 +88,5 @@ STEP = step_of(
     stage="evaluation",
     deps=("comparison",),
     kinds=frozenset({"json"}),
-    code_version="10",
+    code_version="11",
 )
