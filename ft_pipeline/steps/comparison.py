@@ -24,7 +24,7 @@ from ft_pipeline.decide.sections import score_cell, score_grid
 from ft_pipeline.evaluation.comparison.slice_members import scored_conversations
 from ft_pipeline.evaluation.comparison.training_facts import training_facts_of
 from ft_pipeline.features import feeding
-from ft_pipeline.page import Cell, Grid, Heading, Hidden, Image, Page, Picture
+from ft_pipeline.page import Hidden, Image, Page, Picture, Table
 from ft_pipeline.release.looks import decided_by, ids_of_test_rows, write_looks_at_comparison
 from ft_pipeline.step import BuildContext, SpecContext, references, step_of, versions_of
 from ft_pipeline.steps.shared.compared_scores import compared_scores, people_said
@@ -82,21 +82,24 @@ def page(artifact: Artifact) -> Page:
     }
 
 
-def _shown_rows(comparison: Comparison) -> Grid:
-    """Return the grid of all scores; beside what decides, the lead over the best untouched use of the model."""
-    grid, baseline, rows = score_grid(comparison), shown_leads(comparison)[0], comparison.rows
-    beside: list[tuple[Heading, list[Cell | str]]] = []
-    if not all(map(comparison.usable, rows)):
-        beside.append((Heading("usable"), ["yes" if comparison.usable(row) else "no" for row in rows]))
+def _shown_rows(comparison: Comparison) -> Table:
+    """Return the grid of all scores. What decides, and the lead over the best untouched use, come first."""
+    grid, baseline, decides = score_grid(comparison), shown_leads(comparison)[0], comparison.metric()
+    about = {"": "The model or prompt", decides.label: f"What decides: {decides.direction}, with the 95 % interval"}
+    if not all(map(comparison.usable, comparison.rows)):
+        about["usable"] = "Whether it may be released"
     if baseline is not None:
-        leads = [None if row.name == baseline.name else comparison.lead_over(row, baseline) for row in rows]
-        beside.append((Heading(f"lead over {baseline.name}"), [score_cell(lead) for lead in leads]))
-    place = 1 + next(number for number, heading in enumerate(grid.headings) if heading.is_main)
-    cells = [[cells[number] for _, cells in beside] for number in range(len(rows))]
-    return Grid(
-        [*grid.headings[:place], *(heading for heading, _ in beside), *grid.headings[place:]],
-        [[*row[:place], *more, *row[place:]] for row, more in zip(grid.rows, cells, strict=True)],
-    )
+        about["lead"] = f"By how much it is better than {baseline.name}, with the 95 % interval"
+    titles = [decides.label if heading.is_main else heading.title for heading in grid.headings]
+    rows = []
+    for row, cells in zip(comparison.rows, grid.cells, strict=True):
+        lead = comparison.lead_over(row, baseline) if baseline and row.name != baseline.name else None
+        stands = {"usable": "yes" if comparison.usable(row) else "no", "lead": score_cell(lead).in_full}
+        texts = dict(zip(titles, (cell.in_full for cell in cells), strict=True))
+        rows.append(
+            {name: {**texts, **stands}[name] for name in (*about, *(name for name in texts if name not in about))}
+        )
+    return Table(rows, about)
 
 
 STEP = step_of(
