@@ -13,6 +13,7 @@ from huggingface_hub import ModelCard
 from ft_pipeline.decide.comparison import Comparison, Row
 from ft_pipeline.evaluation.comparison.result_records import ContaminatedModel
 from ft_pipeline.evaluation.comparison.score import Score
+from ft_pipeline.evaluation.metrics.definitions import METRICS
 from ft_pipeline.evaluation.model_kinds import ModelKind
 from ft_pipeline.release.card.model_card import CardFacts, render_card
 from ft_pipeline.release.card.model_lineage import card_facts
@@ -56,6 +57,7 @@ FACTS = CardFacts(
     },
     splits={"train": 280, "validation": 40, "test": 50},
     comparison=Comparison(
+        metrics={name: METRICS[name] for name in ("loss", "chrf")},
         test_rows=50,
         test_items=50,
         primary_metric="loss",
@@ -121,7 +123,7 @@ def test_the_card_shows_data_settings_scores_and_checks() -> None:
         "Splits: 280 train, 40 validation, 50 test.",
         "Distilled rows at weight 0.25: answers of embedded; 12 answers kept, 48 set aside. "
         "The teacher's terms: Apache-2.0: no limits.",
-        "| **qlora/merged** | 2.1 (2 – 2.2) | 20 (19.9 – 20.1) | 54.25 | 1.5 |",
+        "| **qlora/merged** | 2.100 \\[2.000, 2.200\\] | 20.0 \\[19.9, 20.1\\] | 54 |  | 1.50 | 0 |  |",
         "| lora.target\\_modules | q\\_proj, v\\_proj |",
         "| best\\_eval\\_loss | 2.12346 |",
         "| prompts\\_masked | FAILED |",
