@@ -81,11 +81,6 @@ class KeptFacts(ExplainedFacts):
     """Of probes, what an answer must do."""
     base: str = ""
 
-    @property
-    def can_be_told(self) -> bool:
-        """Whether a suite may have enough questions to decide."""
-        return self.needed is not None and self.needed <= MOST_QUESTIONS
-
 
 class RailFacts(Facts):
     """A fault of answers."""
@@ -216,6 +211,12 @@ class Claim(BaseModel):
         return self.model_copy(
             update={"verdict": verdict, "because": because, "facts": self.facts.model_copy(update=facts)}
         )
+
+
+def more_would_decide(claim: Claim) -> bool:
+    """Return whether more questions or documents would show what a row kept. No suite has all general questions."""
+    needed = claim.told(KeptFacts).needed
+    return needed is not None and (claim.kind != "general" or needed <= max(MOST_QUESTIONS, claim.count))
 
 
 def verdict_of(low: float | None, high: float | None, limit: float = 0.0) -> Verdict:

@@ -5,7 +5,7 @@ from typing import Literal, get_args
 
 from pydantic import BaseModel
 
-from ft_pipeline.decide.claim import Claim, KeptFacts
+from ft_pipeline.decide.claim import Claim, more_would_decide
 from ft_pipeline.decide.comparison import Comparison
 from ft_pipeline.decide.words import say_of
 
@@ -46,7 +46,7 @@ def only_training_helps(claim: Claim) -> bool:
     """Return whether a claim is that a check of a training failed, or that no suite has enough questions to show that
     the model keeps what its base model had."""
     is_at_margin = claim.kind in MEASURED and claim.verdict == "open" and claim.value is not None
-    return claim.kind == "gate" or (is_at_margin and not claim.told(KeptFacts).can_be_told)
+    return claim.kind == "gate" or (is_at_margin and not more_would_decide(claim))
 
 
 def kind_of(claim: Claim, *, asks: bool = False) -> Open:

@@ -16,6 +16,7 @@ from ft_pipeline.decide.claim import (
     RecipeFacts,
     ScreenFacts,
     SliceFacts,
+    more_would_decide,
 )
 from ft_pipeline.decide.comparison import MIN_CLUSTERS, WANTED_RATINGS, Comparison, Row
 from ft_pipeline.decide.likelihood_evidence import why_no_evidence
@@ -330,10 +331,10 @@ def _observed(comparison: Comparison, claim: Claim) -> str:
         tells = f"no number of {things} would show that it is below the margin"
     elif claim.kind == "general":
         tells = f"about {told.needed:,} questions in all would decide"
+        tells += "" if more_would_decide(claim) else ", more than any suite has"
     else:
         tells = f"about {max(1, told.needed - claim.count):,} more {things} would tell"
-    if not told.can_be_told:
-        tells += ", more than any suite has" if told.needed else ""
+    if not more_would_decide(claim):
         tells += f": {TRAIN_LESS if claim.kind == 'general' else 'read the answers that changed'}"
     unit = " points" if told.is_rate else ""
     return f". At the observed drop of {_points(claim, 0.0 - claim.value)}{unit}, {tells}"

@@ -121,6 +121,14 @@ def test_more_questions_than_a_suite_has_are_no_advice() -> None:
     )
 
 
+def test_the_limit_is_that_of_general_questions_and_of_suites_that_are_not_larger() -> None:
+    """Probes and tasks are of any size, and the own suite may be larger than MMLU."""
+    general = kept("a", 86, 28, margin=0.15)
+    probes = general.model_copy(update={"kind": "probes", "measure": "refuse"})
+    assert not only_training_helps(probes) and "more than any suite has" not in say(comparison_of([], []), probes)
+    assert not only_training_helps(general.model_copy(update={"count": 60_000}))
+
+
 @pytest.mark.parametrize("worlds", [300, MANY])
 @pytest.mark.parametrize(("changed", "questions"), [(0.05, 145), (0.10, 260), (0.25, 640)])
 def test_a_model_that_lost_nothing_passes_with_enough_questions(changed: float, questions: int, worlds: int) -> None:
