@@ -25,6 +25,9 @@ from ft_pipeline.pace import format_duration
 from ft_pipeline.page import Cell, Grid, Heading, Section
 from ft_pipeline.page_markdown import markdown_of
 
+LEAST_SECONDS = 0.005
+"""Fewer are 0.00 with two decimals."""
+
 
 def sections(comparison: Comparison, chosen: Row | None = None) -> dict[str, Section]:
     """Return the sections of a comparison by name, in reading order. comparison: as people see it (screened_out.py).
@@ -95,7 +98,7 @@ def _costs(rows: Sequence[Row]) -> list[tuple[Heading, list[Cell | str]]]:
     costs: list[tuple[Heading, list[Cell | str]]] = [
         (Heading("prompt tokens / call", "prompt"), [_number(row.prompt_tokens_per_call, 0) for row in rows]),
         (Heading("generated tokens / call", "generated"), [_number(row.generated_tokens_per_call, 0) for row in rows]),
-        (Heading("seconds / call", "s/call"), [_number(row.seconds_per_call, 2) for row in rows]),
+        (Heading("seconds / call", "s/call"), [_seconds(row.seconds_per_call) for row in rows]),
     ]
     if any(row.cost_per_call is not None for row in rows):
         costs.append((Heading("cost / 1,000 answers", "cost/1,000"), [_number(row.cost_per_1000, 3) for row in rows]))
@@ -286,6 +289,11 @@ def _calls(calls: int | None) -> str:
 
 def _training(training: TrainingCost | None) -> str:
     return "" if training is None else format_duration(training.seconds)
+
+
+def _seconds(value: float | None) -> str:
+    """Return the seconds of a call; those of a classifier are not 0.00."""
+    return "below 0.01" if value is not None and value < LEAST_SECONDS else _number(value, 2)
 
 
 def _number(value: float | None, digits: int) -> str:

@@ -94,11 +94,9 @@ def _shown_rows(comparison: Comparison) -> Table:
     rows = []
     for row, cells in zip(comparison.rows, grid.cells, strict=True):
         lead = comparison.lead_over(row, baseline) if baseline and row.name != baseline.name else None
-        stands = {"usable": "yes" if comparison.usable(row) else "no", "lead": score_cell(lead).in_full}
         texts = dict(zip(titles, (cell.in_full for cell in cells), strict=True))
-        rows.append(
-            {name: {**texts, **stands}[name] for name in (*about, *(name for name in texts if name not in about))}
-        )
+        beside = {"usable": "yes" if comparison.usable(row) else "no", "lead": score_cell(lead).in_full}
+        rows.append({**dict.fromkeys(about), **texts, **{name: beside[name] for name in beside if name in about}})
     return Table(rows, about)
 
 
@@ -107,6 +105,6 @@ STEP = step_of(
     stage="evaluation",
     deps=("prompt_baseline", "scores", *feeding("comparison")),
     kinds=frozenset({"json", "markdown"}),
-    code_version="13",
+    code_version="14",
     may_use_gpu=True,  # scores the champion and the contenders that have no score on the current test rows
 )

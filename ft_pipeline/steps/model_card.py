@@ -90,5 +90,5 @@ STEP = step_of(
     stage="release",
     deps=("champion", "comparison", "decision", "recommendation"),
     kinds=frozenset({"markdown"}),
-    code_version="6",
+    code_version="7",
 )

@@ -126,7 +126,7 @@ LONG_TITLES = {
     "general_nats_per_byte": "Nats per byte of general text (lower is better)",
     "general_loss": "Loss on general text, nats per token (lower is better)",
 }
-"""By metric, in the order of the columns. Other metrics follow, without a title."""
+"""By metric, with its range or direction. Other metrics have no title."""
 PER_TOKEN = ("loss", "general_loss")
 """The metrics that are compared only between models with the same vocabulary and template."""
 SECOND_KEY = "chrf"

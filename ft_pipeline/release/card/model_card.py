@@ -231,8 +231,8 @@ def _results_section(facts: CardFacts) -> list[str]:
         for first, *rest in grid.cells
     ]
     legend = "\n".join(
-        f"- {_text(metric.label)}: {_text(LONG_TITLES.get(name, metric.meaning))}"
-        for name, metric in shown_metrics(comparison).items()
+        f"- {_text(metric.label)}: {_text(LONG_TITLES.get(measure, metric.meaning))}"
+        for measure, metric in shown_metrics(comparison).items()
     )
     caption = f"{comparison.test_rows} held-out rows; 95 % intervals in brackets."
     notice = "" if name is not None else "This model has no score in the current comparison."
