@@ -137,6 +137,12 @@ def test_the_card_shows_data_settings_scores_and_checks() -> None:
         assert line in card, line
 
 
+def test_a_call_of_a_classifier_does_not_take_no_time() -> None:
+    tuned, *others = FACTS.comparison.rows
+    quick = FACTS.comparison.model_copy(update={"rows": [tuned.model_copy(update={"seconds_per_call": 8e-5}), *others]})
+    assert "| below 0.01 | 0 |" in render_card(replace(FACTS, comparison=quick))
+
+
 def test_the_card_shows_only_settings_that_were_used() -> None:
     training = {**FACTS.settings, "technique": "lora", "quantization": {"kind": "nf4"}, "dpo": {"beta": 0.1}}
     card = render_card(replace(FACTS, settings=training))
