@@ -26,6 +26,7 @@ from benchmarks import machine
 from ft_pipeline.decide.exposure import USED_UP, Exposure
 from ft_pipeline.decide.exposure_ledger import Entry, Look
 from ft_pipeline.decide.looks import exposure_of
+from ft_pipeline.decide.notes import exposure_note
 from ft_pipeline.evaluation.comparison.leads import Conversations, lead_values, p_value
 from ft_pipeline.settings.promotion import PromotionSettings
 
@@ -203,7 +204,7 @@ def nights(world: World, fresh: int, steps: dict[int, float], length: int = 365)
             champion, level, moved = luck, quality, len(world.entries)
     found += [None] if since is not None else []
     exposure = exposure_of(world.entries, world.ids)
-    return Nights(false_moves, found, exposure.describe_end(world.count, PROMISED))
+    return Nights(false_moves, found, exposure_note(exposure, world.count, PROMISED))
 
 
 def years(fresh: int, steps: dict[int, float], count: int, seed: int) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 
 from ft_pipeline.decide.exposure_ledger import read_counted
 from ft_pipeline.decide.looks import exposure_of
+from ft_pipeline.decide.notes import exposure_note
 from ft_pipeline.errors import UserError, first_line
 from ft_pipeline.evaluation.items import make_items, read_rows, select_rows
 from ft_pipeline.execution.planning import PlannedStep, Planner
@@ -108,7 +109,7 @@ def _used_up(planner: Planner) -> str | None:
         return None
     entries = read_counted(store.root, history(store.root))
     exposure = exposure_of(entries, ids, test_share=settings.data.test_share)
-    return exposure.describe_end(len(ids), settings.promotion.false_moves) if exposure.is_used_up else None
+    return exposure_note(exposure, len(ids), settings.promotion.false_moves) if exposure.is_used_up else None
 
 
 def _sets_retrain(project: Project, name: str) -> bool:

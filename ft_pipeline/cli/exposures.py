@@ -9,6 +9,7 @@ from ft_pipeline.decide.documents import whole_comparison
 from ft_pipeline.decide.exposure import USED_UP, needed_lead
 from ft_pipeline.decide.exposure_ledger import Look
 from ft_pipeline.decide.looks import exposure_of
+from ft_pipeline.decide.notes import exposure_note
 from ft_pipeline.errors import UserError
 from ft_pipeline.project import Project
 from ft_pipeline.release.candidates import find_candidates
@@ -47,7 +48,7 @@ def exposures(project: Project) -> Answer:
         "used_up_at": USED_UP,
         "level": level,
         "needed_lead": needed_lead(level),
-        "message": exposure.describe_end(len(ids), false_moves) or None,
+        "message": exposure_note(exposure, len(ids), false_moves) or None,
         "entries": [
             {
                 "entry": entry.sequence,

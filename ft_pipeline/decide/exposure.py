@@ -24,8 +24,6 @@ from ft_pipeline.evaluation.comparison.score import Score
 
 USED_UP = 40
 """Number of different settings from which on the rules promote nothing on these rows."""
-OFTEN = 20
-"""Looks from which on the number of fresh test conversations that would help is told."""
 SHARE_OF_TUNED = 2 / 3
 """Of the promised rate of false moves; prompts and classifiers have the rest."""
 
@@ -74,38 +72,18 @@ class Exposure:
     def level(self, false_moves: float, row: str, *, is_tuned: bool, present: int = 1) -> float:
         """Return the largest p-value that counts. present: the candidates of its kind that are compared now."""
         tries = self.tries(row)
-        before, share = _whole(tries.earlier) + 1, SHARE_OF_TUNED if is_tuned else 1 - SHARE_OF_TUNED
+        before, share = whole(tries.earlier) + 1, SHARE_OF_TUNED if is_tuned else 1 - SHARE_OF_TUNED
         return share * false_moves / (before * (before + (tries.together or max(present, 1))))
 
-    def describe_end(self, conversations: int, false_moves: float) -> str:
-        """Return how often the rows were looked at, and how many new ones would help; empty if they are fresh."""
-        if not self.is_used_up and self.count < OFTEN:
-            return ""
-        now, halved = (
-            needed_lead(Exposure(count=count).level(false_moves, "", is_tuned=True))
-            for count in (self.count, self.count / 2)
-        )
-        reopen = max(0, _whole(self.designs * conversations / (USED_UP - 1)) - conversations)
-        again = f" {reopen} fresh ones allow one more test." if self.is_used_up else ""
-        wanted = [reopen, conversations] if reopen else [conversations]
-        of_data = [f"{math.ceil(new / self.test_share):,}" for new in wanted] if self.test_share else []
-        share = f" At a test share of {self.test_share:.0%}, that is about {' or '.join(of_data)} new rows."
-        return (
-            f"{_whole(self.count)} models of {_whole(self.designs)} settings were looked at on these "
-            f"{conversations} test conversations since the champion last moved.{again} {conversations} fresh ones "
-            f"halve the count, and the needed lead falls from {now:.1f} to {halved:.1f} standard errors."
-            f"{share if of_data else ''}"
-        )
 
-
-def _whole(count: float) -> int:
+def whole(count: float) -> int:
     """Return a count as the next whole number. A sum of shares may exceed it by rounding."""
     return math.ceil(count - 1e-9)
 
 
 def is_used_up(designs: float) -> bool:
     """Return whether so many different settings were looked at on the same rows that another result says little."""
-    return _whole(designs) >= USED_UP
+    return whole(designs) >= USED_UP
 
 
 def needed_lead(level: float) -> float:

@@ -1,7 +1,10 @@
 """What a reader of the scores must know besides them, for every page."""
 
+import math
+
 from ft_pipeline.decide.claim import Claim, RailFacts
 from ft_pipeline.decide.comparison import CHAMPION, Comparison
+from ft_pipeline.decide.exposure import USED_UP, Exposure, needed_lead, whole
 from ft_pipeline.decide.likelihood_evidence import DECIDE_BY, LIKELIHOODS, learned_rows
 from ft_pipeline.decide.screened_out import screened_out
 from ft_pipeline.decide.without_model import without_model
@@ -12,6 +15,8 @@ from ft_pipeline.evaluation.metrics.definitions import PER_TOKEN, Metric
 
 ENOUGH_TEST_ROWS = 100
 """With fewer test conversations a comparison is small: intervals are wide, and only large leads show."""
+OFTEN = 20
+"""Looks from which on the number of fresh test conversations that would help is told."""
 UNUSED_RAIL = {
     "off": "the references have this fault, too",
     "not checked": "its patterns are for another language",
@@ -51,6 +56,27 @@ def small_note(comparison: Comparison) -> str:
     if comparison.test_rows >= ENOUGH_TEST_ROWS:
         return ""
     return f"{comparison.test_rows} test conversations, fewer than {ENOUGH_TEST_ROWS}. Only large leads show."
+
+
+def exposure_note(exposure: Exposure, conversations: int, false_moves: float) -> str:
+    """Return how often the test rows were looked at, and how many new ones would help; empty if they are fresh."""
+    if not exposure.is_used_up and exposure.count < OFTEN:
+        return ""
+    now, halved = (
+        needed_lead(Exposure(count=count).level(false_moves, "", is_tuned=True))
+        for count in (exposure.count, exposure.count / 2)
+    )
+    reopen = max(0, whole(exposure.designs * conversations / (USED_UP - 1)) - conversations)
+    again = f" {reopen} fresh ones allow one more test." if exposure.is_used_up else ""
+    wanted = [reopen, conversations] if reopen else [conversations]
+    of_data = [f"{math.ceil(new / exposure.test_share):,}" for new in wanted] if exposure.test_share else []
+    share = f" At a test share of {exposure.test_share:.0%}, that is about {' or '.join(of_data)} new rows."
+    return (
+        f"{whole(exposure.count)} models of {whole(exposure.designs)} settings were looked at on these "
+        f"{conversations} test conversations since the champion last moved.{again} {conversations} fresh ones "
+        f"halve the count, and the needed lead falls from {now:.1f} to {halved:.1f} standard errors."
+        f"{share if of_data else ''}"
+    )
 
 
 def unusable(comparison: Comparison) -> list[str]:

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from ft_pipeline.decide.comparison import Row
 from ft_pipeline.decide.evidence import evidence
 from ft_pipeline.decide.matrix import cells
+from ft_pipeline.decide.notes import exposure_note
 from ft_pipeline.decide.promote import Court, Decision, TestedCandidate
 from ft_pipeline.decide.released import Candidate, Promotion
 from ft_pipeline.decide.requirements import ByHand, lacking
@@ -24,7 +25,7 @@ def reasons(court: Court, decision: Decision) -> list[str]:
         simpler = f"; it is simpler than {decision.keeps_lead_of}, and is shown to keep most of its lead"
         return [*before, win + (simpler if decision.keeps_lead_of else "")]
     lines = [f"{name}: {'; '.join(say_all(comparison, claims))}" for name, claims in failed.items()]
-    if end := court.exposure.describe_end(comparison.test_rows, court.settings.false_moves):
+    if end := exposure_note(court.exposure, comparison.test_rows, court.settings.false_moves):
         lines.append(end)
     return [*(lines or ["the comparison has no row that can be released"]), *champion_notes(court, with_fix=True)]
 

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from ft_pipeline.decide import exposure_ledger as ledger
-from ft_pipeline.decide.exposure import OFTEN, SHARE_OF_TUNED, USED_UP, Exposure, needed_lead
+from ft_pipeline.decide.exposure import SHARE_OF_TUNED, USED_UP, Exposure, needed_lead
 from ft_pipeline.decide.exposure_ledger import Look
 from ft_pipeline.decide.looks import changes, comparisons_before, exposure_of
+from ft_pipeline.decide.notes import OFTEN, exposure_note
 from ft_pipeline.decide.released import Candidate, ChampionRecord, Promotion
 from ft_pipeline.errors import UserError
 from ft_pipeline.release.champion import history, promote, rollback
@@ -62,19 +63,21 @@ def test_each_earlier_look_asks_for_a_clearer_lead(before: int, needed: float) -
 
 
 def test_rows_that_are_often_looked_at_say_how_many_fresh_ones_help() -> None:
-    assert Exposure(count=OFTEN - 1, designs=1).describe_end(134, 0.05) == ""
-    assert Exposure(count=OFTEN, designs=1).describe_end(134, 0.05).startswith("20 models of 1 settings were looked at")
+    assert exposure_note(Exposure(count=OFTEN - 1, designs=1), 134, 0.05) == ""
+    assert exposure_note(Exposure(count=OFTEN, designs=1), 134, 0.05).startswith(
+        "20 models of 1 settings were looked at"
+    )
     often = Exposure(count=365, designs=1, test_share=0.15)
     assert not often.is_used_up, "a training that is repeated every night is one design"
-    assert often.describe_end(134, 0.05) == (
+    assert exposure_note(often, 134, 0.05) == (
         "365 models of 1 settings were looked at on these 134 test conversations since the champion last moved. 134 "
         "fresh ones halve the count, and the needed lead falls from 5.0 to 4.8 standard errors. At a test share of "
         "15%, that is about 894 new rows."
     )
     used_up = Exposure(count=50, designs=USED_UP, test_share=0.15)
     assert used_up.is_used_up
-    assert "4 fresh ones allow one more test. 134 fresh ones halve" in used_up.describe_end(134, 0.05)
-    assert "about 27 or 894 new rows" in used_up.describe_end(134, 0.05)
+    assert "4 fresh ones allow one more test. 134 fresh ones halve" in exposure_note(used_up, 134, 0.05)
+    assert "about 27 or 894 new rows" in exposure_note(used_up, 134, 0.05)
 
 
 def test_looks_without_a_decision_count_and_fresh_rows_dilute(tmp_path: Path) -> None:
