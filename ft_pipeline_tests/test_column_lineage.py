@@ -18,6 +18,7 @@ from ft_pipeline.events import StepEvent, listening
 from ft_pipeline.execution.partitions import add_partitions
 from ft_pipeline.execution.resources import RESOURCES
 from ft_pipeline.execution.step_asset import ASSETS
+from ft_pipeline.settings.raw_formats import TARGET_COLUMNS
 from ft_pipeline.step import BuildContext
 from ft_pipeline.steps.shared import column_lineage as lineage
 from ft_pipeline.store.artifacts import Artifact
@@ -25,7 +26,7 @@ from ft_pipeline.store.hashing import sha256_of_file
 from ft_pipeline.store.manifest import FileEntry, fingerprint_of
 from ft_pipeline.tables.conversations import SCHEMA
 from ft_pipeline.tables.formats.registry import FORMATS
-from ft_pipeline.tables.reading.sidecar import TARGET_COLUMNS, parse_sidecar
+from ft_pipeline.tables.reading.sidecar import parse_sidecar
 from ft_pipeline.training.objectives.registry import OBJECTIVES
 from ft_pipeline.training.token_table import COLUMNS as TOKEN_COLUMNS
 from ft_pipeline.training.token_table import OF_EVERY_ROW, OF_PAIRS, token_table

@@ -11,9 +11,10 @@ from ft_pipeline.cli.command import Answer, UnopenedProject, command
 from ft_pipeline.cli.common import experiment_names
 from ft_pipeline.cli.display_text import plain, say, say_line
 from ft_pipeline.errors import UserError
+from ft_pipeline.settings.raw_formats import CONVERSATIONAL
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.asset_pointers import current_artifact
-from ft_pipeline.tables.formats.registry import CONVERSATIONAL, FORMATS
+from ft_pipeline.tables.formats.registry import FORMATS
 
 INDENT = 12
 """Number of columns before a text."""

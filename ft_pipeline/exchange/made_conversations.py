@@ -9,9 +9,10 @@ from ft_pipeline.exchange.import_report import ImportReport
 from ft_pipeline.exchange.row_edits import dump, read_rows
 from ft_pipeline.exchange.row_shapes import CannotHold, openai_row
 from ft_pipeline.settings.data import DataSettings
+from ft_pipeline.settings.raw_formats import CONVERSATIONAL
 from ft_pipeline.tables.dedup.keys import groups_of, keys_of
 from ft_pipeline.tables.formats.convert import convert
-from ft_pipeline.tables.formats.registry import CONVERSATIONAL, FORMATS
+from ft_pipeline.tables.formats.registry import FORMATS
 from ft_pipeline.tables.reading.sidecar import parse_sidecar
 from ft_pipeline.tables.reason_codes import Fault
 from ft_pipeline.tables.splits import VALIDATION, place_in_splits

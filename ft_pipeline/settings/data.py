@@ -1,10 +1,11 @@
 """Settings of the data: splits, masking, semantic duplicates and licenses."""
 
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from ft_pipeline.settings.raw_formats import RAW_FORMATS, FormatName
 from ft_pipeline.settings.yaml_file import Section, later, rule_error
 
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -27,13 +28,12 @@ class SemanticSettings(Section):
 MaskedEntity = Literal[
     "EMAIL_ADDRESS", "PHONE_NUMBER", "CREDIT_CARD", "IBAN_CODE", "IP_ADDRESS", "CRYPTO", "US_SSN", "UK_NHS"
 ]
-MaskedFormat = Literal["alpaca", "sharegpt", "chat", "traces", "text", "preferences", "feedback", "unlabelled"]
 
 
 class MaskSettings(Section):
     """Personal data that is masked when raw files are read. It needs the extra `masking`."""
 
-    formats: tuple[MaskedFormat, ...] = Field(("traces",), min_length=1)
+    formats: tuple[FormatName, ...] = Field(("traces",), min_length=1)
     """Folders of data/raw whose texts are masked. Raw files themselves are not changed."""
     entities: tuple[MaskedEntity, ...] = Field(
         ("EMAIL_ADDRESS", "PHONE_NUMBER", "CREDIT_CARD", "IBAN_CODE", "IP_ADDRESS"), min_length=1
@@ -68,7 +68,7 @@ class DataSettings(Section):
     @classmethod
     def _check_licenses(cls, licenses: dict[str, str]) -> dict[str, str]:
         for key in licenses:
-            if key.partition("/")[0] not in get_args(MaskedFormat):
+            if key.partition("/")[0] not in RAW_FORMATS:
                 raise ValueError(
                     f"`data.licenses` names {key!r}, which is in no folder of data/raw. Write FORMAT or FORMAT/FILE."
                 )

@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator, model_validator
 
 from ft_pipeline.settings.chat_template import TemplateVariables, check_template_variables
+from ft_pipeline.settings.raw_formats import CONVERSATIONAL
 from ft_pipeline.settings.yaml_file import Section, later, rule_error
 
 _NOT_IN_LOCAL_CONFIG = {"terms", "model", "revision", "endpoint", "in_comparison", "engine"}
@@ -111,7 +112,7 @@ class TeacherSettings(Section):
     system_prompt: str | None = None
     few_shot: int = Field(4, ge=0, le=64)
     """Number of fixed examples before the question."""
-    few_shot_from: str | None = Field(None, pattern=r"^(alpaca|sharegpt|chat|traces)/[^/]+$")
+    few_shot_from: str | None = Field(None, pattern=rf"^({'|'.join(CONVERSATIONAL)})/[^/]+$")
     """The file below data/raw whose train rows are the examples, e.g. `alpaca/best.jsonl`. Null: all files. Then a new
     file changes the examples, and every prompt is sent again."""
     temperature: float = Field(0.0, ge=0, le=2)

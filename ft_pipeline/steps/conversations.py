@@ -17,6 +17,7 @@ from ft_pipeline.models.base_model import identify_model
 from ft_pipeline.models.embeddings import open_embedder
 from ft_pipeline.page import Columns, Lineage, Page, Picture, Table, beginning_with
 from ft_pipeline.project import read_jsonl
+from ft_pipeline.settings.raw_formats import CONVERSATIONAL
 from ft_pipeline.settings.yaml_file import later
 from ft_pipeline.step import BuildContext, CheckSpec, SpecContext, StepConfig, references, step_of
 from ft_pipeline.steps.base_model import ModelIdentity
@@ -30,7 +31,6 @@ from ft_pipeline.store.spec import Spec
 from ft_pipeline.tables.accounts import RowWarning
 from ft_pipeline.tables.conversations import build_conversations, count_words
 from ft_pipeline.tables.finished_tables import CONVERSATIONS
-from ft_pipeline.tables.formats.registry import CONVERSATIONAL
 from ft_pipeline.tables.held_out import SuiteTexts
 from ft_pipeline.tables.inspection import LISTED_ROW_COLUMNS, inspect_rows
 from ft_pipeline.tables.moved_rows import count_moves, moves_warning

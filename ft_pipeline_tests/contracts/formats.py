@@ -1,11 +1,117 @@
-"""Rows of each format: broken rows by reason code, and how each shape of `ft export-data` is read again.
+"""Rows of each format: good rows, a sample with the row that it becomes, and broken rows by reason code. And how each
+shape of `ft export-data` is read again."""
 
-A new format adds its good rows to GOOD (tables/helpers.py) and its broken rows here.
-"""
-
+import json
 from typing import Any
 
-from ft_pipeline_tests.tables.helpers import GOOD, TRACK, TRACK_TOOL, logged_call
+from ft_pipeline_tests.tables.helpers import TRACK, TRACK_TOOL, logged_call
+
+GOOD: dict[str, list[Any]] = {
+    "alpaca": [
+        {"instruction": "Where is order 10400?", "input": "", "output": "It left our warehouse on Monday."},
+        {"instruction": "How do I return a kettle?", "input": "", "output": "Press Return in My Orders, then post it."},
+    ],
+    "sharegpt": [
+        {"conversations": [{"from": "human", "value": "Where is it?"}, {"from": "gpt", "value": "With the carrier."}]},
+        {
+            "conversations": [
+                {"from": "human", "value": "A refund, please"},
+                {"from": "gpt", "value": "It is on its way."},
+            ]
+        },
+    ],
+    "chat": [
+        {
+            "messages": [
+                {"role": "user", "content": "Where is my order at the moment?"},
+                {"role": "assistant", "tool_calls": [TRACK]},
+            ],
+            "tools": [TRACK_TOOL],
+        },
+        {"prompt": "A refund, please", "completion": "It is on its way."},
+    ],
+    "traces": [
+        logged_call("Where is it?", "With the carrier since noon."),
+        logged_call("A refund, please", "It is on its way to you."),
+    ],
+    "text": [
+        {"text": "Returns are free within 14 days of delivery."},
+        {"text": "Standard delivery takes three to five working days."},
+    ],
+    "preferences": [
+        {"prompt": "Where is it?", "chosen": "With the carrier since noon.", "rejected": "No idea."},
+        {"prompt": "A refund, please", "chosen": "It is on its way to you.", "rejected": "Perhaps later."},
+    ],
+    "feedback": [
+        {"prompt": "Where is it?", "completion": "With the carrier since noon.", "label": True},
+        {"prompt": "A refund, please", "completion": "You may have it later.", "label": False},
+    ],
+    "unlabelled": [{"instruction": "Is the shop open today?"}, {"instruction": "Can I pay by card at the door?"}],
+}
+"""Format → two good rows."""
+QUESTION, ANSWER = {"role": "user", "content": "Where is it?"}, {"role": "assistant", "content": "With the carrier."}
+OTHER_ANSWER = {"role": "assistant", "content": "No idea."}
+SAMPLES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "alpaca": (
+        {"instruction": "Where is it?", "output": "With the carrier.", "system": "Be brief.", "history": [["a", "b"]]},
+        {
+            "instruction": "Where is it?",
+            "input": "",
+            "output": "With the carrier.",
+            "system": "Be brief.",
+            "history": [["a", "b"]],
+        },
+    ),
+    "sharegpt": (
+        {"conversations": [{"from": "human", "value": "Where is it?"}, {"from": "gpt", "value": "With the carrier."}]},
+        {"messages": [QUESTION, ANSWER]},
+    ),
+    "chat": (
+        {
+            "messages": [
+                {"role": "developer", "content": [{"type": "text", "text": "Be brief."}]},
+                {**QUESTION, "name": "Ada"},
+                {"role": "assistant", "content": None, "tool_calls": [TRACK], "weight": 0},
+                {"role": "tool", "tool_call_id": "call_1", "content": ""},
+                {**ANSWER, "reasoning": "It was shipped.", "refusal": None},
+            ],
+            "tools": [TRACK_TOOL],
+        },
+        {
+            "messages": [
+                {"role": "system", "content": "Be brief."},
+                {**QUESTION, "name": "Ada"},
+                {
+                    "role": "assistant",
+                    "content": "",
+                    "tool_calls": [{"id": "call_1", "name": "track", "arguments": '{"order":7}'}],
+                    "weight": 0.0,
+                },
+                {"role": "tool", "content": "", "tool_call_id": "call_1", "name": "track"},
+                {**ANSWER, "reasoning_content": "It was shipped."},
+            ],
+            "tools": json.dumps([TRACK_TOOL], separators=(",", ":")),
+        },
+    ),
+    "traces": (
+        {"messages": [QUESTION, ANSWER], "session": "s-1", "tags": ["workload: help"]},
+        {"messages": [QUESTION, ANSWER], "session": "s-1", "tags": ["workload: help"]},
+    ),
+    "text": ({"text": "Returns are free."}, {"text": "Returns are free."}),
+    "preferences": (
+        {"prompt": "Where is it?", "chosen": "With the carrier.", "rejected": "No idea."},
+        {"prompt_messages": [QUESTION], "chosen": [ANSWER], "rejected": [OTHER_ANSWER]},
+    ),
+    "feedback": (
+        {"prompt": "Where is it?", "completion": "With the carrier.", "rating": "thumbs_up"},
+        {"prompt_messages": [QUESTION], "completion": [ANSWER], "label": True},
+    ),
+    "unlabelled": (
+        {"instruction": "Where is it?", "reference_answer": "With the carrier."},
+        {"messages": [QUESTION], "reference": "With the carrier."},
+    ),
+}
+"""Format → a raw row, and the row of the table."""
 
 
 def turn(pair):

@@ -15,9 +15,10 @@ from typer.core import TyperCommand, TyperGroup
 from ft_pipeline.cli import main
 from ft_pipeline.cli.app import COMMANDS, HIDDEN, load_command, summary_of
 from ft_pipeline.cli.common import REFUSED
+from ft_pipeline_tests.contracts.formats import GOOD
 from ft_pipeline_tests.fixtures.packing import unpack
 from ft_pipeline_tests.forked_process import ForkedProcess
-from ft_pipeline_tests.tables.helpers import GOOD, write_jsonl
+from ft_pipeline_tests.tables.helpers import write_jsonl
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = (DOCS / "commands.md").read_text(encoding="utf-8")

@@ -11,12 +11,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from ft_pipeline.exchange.row_shapes import SHAPES, CannotHold
+from ft_pipeline.settings.raw_formats import CONVERSATIONAL
 from ft_pipeline.tables.checks.row_rules import ROW_RULES
-from ft_pipeline.tables.formats.registry import CONVERSATIONAL, FORMATS
+from ft_pipeline.tables.formats.registry import FORMATS
 from ft_pipeline.tables.formats.turns import plain
 from ft_pipeline.tables.reason_codes import DUPLICATE_CODES, FILE_CODES, ROW_CODES
-from ft_pipeline_tests.contracts.formats import BROKEN_ROWS, NEED_A_SIDECAR, READ_BACK, SET_ASIDE_LATER
-from ft_pipeline_tests.tables.helpers import GOOD, build, validate, write_jsonl
+from ft_pipeline_tests.contracts.formats import BROKEN_ROWS, GOOD, NEED_A_SIDECAR, READ_BACK, SET_ASIDE_LATER
+from ft_pipeline_tests.tables.helpers import build, validate, write_jsonl
 
 HARD_TEXT = " Größe 雪 🙂 مرحبا\u00a0— \u2028 \\n \"quoted\" <b>&amp;</b> {'a': 1} http://x.example/?a=1&b=2"
 ADDED: dict[str, str] = {

@@ -22,9 +22,10 @@ from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.asset_pointers import AssetPointers
 from ft_pipeline.store.spec import Spec
 from ft_pipeline.tables.formats.registry import FORMATS
+from ft_pipeline_tests.contracts.formats import GOOD
 from ft_pipeline_tests.fixtures.packing import unpack
 from ft_pipeline_tests.store.test_old_store import PACKED, UI_PAGE
-from ft_pipeline_tests.tables.helpers import GOOD, write_jsonl
+from ft_pipeline_tests.tables.helpers import write_jsonl
 
 defs()
 TABLES = [*(f"raw_{name}" for name in FORMATS), *FORMATS, "conversations", "quarantine", "ratings"]

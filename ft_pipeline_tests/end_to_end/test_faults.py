@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from ft_pipeline.settings.raw_formats import CONVERSATIONAL
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.asset_pointers import AssetPointers
-from ft_pipeline.tables.formats.registry import CONVERSATIONAL
 from ft_pipeline_tests.audit.tampering import flip
 from ft_pipeline_tests.end_to_end.project import Finished, environment, ft, ft_json, small_project
 from ft_pipeline_tests.end_to_end.ui import serving

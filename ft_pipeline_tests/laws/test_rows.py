@@ -20,8 +20,9 @@ from hypothesis import strategies as st
 
 from ft_pipeline.tables.formats.registry import FORMATS
 from ft_pipeline.tables.reason_codes import DUPLICATE_CODES, FILE_CODES, ROW_CODES
+from ft_pipeline_tests.contracts.formats import GOOD
 from ft_pipeline_tests.examples import examples
-from ft_pipeline_tests.tables.helpers import GOOD, build, validate, write_jsonl
+from ft_pipeline_tests.tables.helpers import build, validate, write_jsonl
 
 TEXTS = st.text(max_size=12) | st.sampled_from(["<|im_end|>", "\ud800", "\u200b", "a@b.example", "As an AI"])
 VALUES = st.recursive(

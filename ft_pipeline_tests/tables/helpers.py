@@ -32,50 +32,6 @@ def logged_call(question: str, answer: Any, **entries: Any) -> dict[str, Any]:
     return {"request": request, "response": response, **entries}
 
 
-GOOD: dict[str, list[Any]] = {
-    "alpaca": [
-        {"instruction": "Where is order 10400?", "input": "", "output": "It left our warehouse on Monday."},
-        {"instruction": "How do I return a kettle?", "input": "", "output": "Press Return in My Orders, then post it."},
-    ],
-    "sharegpt": [
-        {"conversations": [{"from": "human", "value": "Where is it?"}, {"from": "gpt", "value": "With the carrier."}]},
-        {
-            "conversations": [
-                {"from": "human", "value": "A refund, please"},
-                {"from": "gpt", "value": "It is on its way."},
-            ]
-        },
-    ],
-    "chat": [
-        {
-            "messages": [
-                {"role": "user", "content": "Where is my order at the moment?"},
-                {"role": "assistant", "tool_calls": [TRACK]},
-            ],
-            "tools": [TRACK_TOOL],
-        },
-        {"prompt": "A refund, please", "completion": "It is on its way."},
-    ],
-    "traces": [
-        logged_call("Where is it?", "With the carrier since noon."),
-        logged_call("A refund, please", "It is on its way to you."),
-    ],
-    "text": [
-        {"text": "Returns are free within 14 days of delivery."},
-        {"text": "Standard delivery takes three to five working days."},
-    ],
-    "preferences": [
-        {"prompt": "Where is it?", "chosen": "With the carrier since noon.", "rejected": "No idea."},
-        {"prompt": "A refund, please", "chosen": "It is on its way to you.", "rejected": "Perhaps later."},
-    ],
-    "feedback": [
-        {"prompt": "Where is it?", "completion": "With the carrier since noon.", "label": True},
-        {"prompt": "A refund, please", "completion": "You may have it later.", "label": False},
-    ],
-    "unlabelled": [{"instruction": "Is the shop open today?"}, {"instruction": "Can I pay by card at the door?"}],
-}
-
-
 def write_jsonl(path: Path, rows: Sequence[Any]) -> Path:
     """Write one row per line. Bytes and strings are written unchanged."""
     lines = [

@@ -15,7 +15,8 @@ from ft_pipeline.tables.formats.registry import FORMATS
 from ft_pipeline.tables.formats.row_ids import row_id
 from ft_pipeline.tables.formats.turns import plain
 from ft_pipeline.tables.reading import json_reader, process_pool
-from ft_pipeline_tests.tables.helpers import GOOD, build, validate, write_jsonl
+from ft_pipeline_tests.contracts.formats import GOOD
+from ft_pipeline_tests.tables.helpers import build, validate, write_jsonl
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 

@@ -21,7 +21,8 @@ from ft_pipeline.tables.reading import compressed
 from ft_pipeline.tables.reading.compressed import begins_with, expanded
 from ft_pipeline.tables.reading.json_reader import json_batches
 from ft_pipeline.tables.reason_codes import Refused
-from ft_pipeline_tests.tables.helpers import GOOD, validate
+from ft_pipeline_tests.contracts.formats import GOOD
+from ft_pipeline_tests.tables.helpers import validate
 from ft_pipeline_tests.tables.test_containers import CSV, LINES, ROWS, write_parquet
 
 PACK = {"gz": gzip.compress, "zst": zstandard.compress, "bz2": bz2.compress}

@@ -11,7 +11,8 @@ import pytest
 from ft_pipeline.errors import UserError
 from ft_pipeline.tables.reading.containers import read_batches
 from ft_pipeline.tables.reading.tabular_reader import separator_of
-from ft_pipeline_tests.tables.helpers import GOOD, validate, write_jsonl
+from ft_pipeline_tests.contracts.formats import GOOD
+from ft_pipeline_tests.tables.helpers import validate, write_jsonl
 
 ROWS = GOOD["alpaca"]
 LINES = "".join(json.dumps(row) + "\n" for row in ROWS).encode()

@@ -6,8 +6,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from ft_pipeline_tests.contracts.formats import ASK, TELL, turns
-from ft_pipeline_tests.tables.helpers import GOOD, build, validate, write_jsonl
+from ft_pipeline_tests.contracts.formats import ASK, GOOD, TELL, turns
+from ft_pipeline_tests.tables.helpers import build, validate, write_jsonl
 
 BAD = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "bad"
 CASES = json.loads((BAD / "expected.json").read_text()) if (BAD / "expected.json").exists() else []

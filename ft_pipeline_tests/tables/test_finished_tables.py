@@ -22,8 +22,9 @@ from ft_pipeline.tables.held_out import SuiteTexts
 from ft_pipeline.tables.quarantine import Part, build_quarantine
 from ft_pipeline.tables.table_schemas import TableCheck, check_table
 from ft_pipeline.training.token_table import token_table
+from ft_pipeline_tests.contracts.formats import GOOD
 from ft_pipeline_tests.distillation import material
-from ft_pipeline_tests.tables.helpers import GOOD, build, build_chat_tables, spy_on_pandera
+from ft_pipeline_tests.tables.helpers import build, build_chat_tables, spy_on_pandera
 
 TURNS = [{"role": "user", "content": "Where is it?"}, {"role": "assistant", "content": "With the carrier."}]
 ROW = {"split": "train", "group": "g", "messages": TURNS, "table": "alpaca", "file": "a.jsonl", "row": 1}

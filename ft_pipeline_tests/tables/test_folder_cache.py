@@ -16,7 +16,8 @@ from ft_pipeline.store.folder_cache import FolderCache
 from ft_pipeline.tables.build import build_table
 from ft_pipeline.tables.file_result import SourceFile
 from ft_pipeline.tables.ingest import code_hash, hash_of_ids, key_of
-from ft_pipeline_tests.tables.helpers import GOOD, write_jsonl
+from ft_pipeline_tests.contracts.formats import GOOD
+from ft_pipeline_tests.tables.helpers import write_jsonl
 
 TABLES = ("rows.parquet", "set_aside.parquet", "files.parquet")
 

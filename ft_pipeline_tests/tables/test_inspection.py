@@ -19,7 +19,8 @@ from ft_pipeline.tables import inspection, oddness, row_texts
 from ft_pipeline.tables.conversations import SCHEMA
 from ft_pipeline.tables.inspection import inspect_rows, shorten
 from ft_pipeline.tables.row_texts import SmallestIds, sample_rows
-from ft_pipeline_tests.tables.helpers import GOOD, build, build_chat_tables
+from ft_pipeline_tests.contracts.formats import GOOD
+from ft_pipeline_tests.tables.helpers import build, build_chat_tables
 
 ODD = {
     "random letters": ("Where is my order?", "asdf qwer zxcv poiu lkjh mnbv asdf qwpo eiru tyal skdj fhgz mxnc bvqp"),

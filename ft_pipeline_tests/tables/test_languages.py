@@ -8,7 +8,8 @@ import pytest
 
 from ft_pipeline.tables import languages
 from ft_pipeline.tables.languages import UNKNOWN, identify_languages, language_of
-from ft_pipeline_tests.tables.helpers import GOOD, build, build_chat_tables
+from ft_pipeline_tests.contracts.formats import GOOD
+from ft_pipeline_tests.tables.helpers import build, build_chat_tables
 
 QUESTIONS = {
     "en": [

@@ -17,7 +17,7 @@ from ft_pipeline.tables.file_result import SourceFile
 from ft_pipeline.tables.reading import json_reader
 from ft_pipeline.tables.reading.batches import BLOCK_BYTES
 from ft_pipeline.tables.reading.containers import read_batches
-from ft_pipeline_tests.tables.helpers import GOOD
+from ft_pipeline_tests.contracts.formats import GOOD
 
 FIRST, LAST = GOOD["text"]
 PIECES = st.sampled_from(["", "word", '"', "\\", '\\"', "\n", "[", "]}", ", ", "é", "\u2028"])

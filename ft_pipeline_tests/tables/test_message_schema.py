@@ -17,7 +17,8 @@ from ft_pipeline.tables.formats.registry import FORMATS
 from ft_pipeline.tables.formats.row_ids import row_id, row_ids
 from ft_pipeline.tables.formats.turns import plain
 from ft_pipeline.tables.held_out import SuiteTexts
-from ft_pipeline_tests.tables.helpers import GOOD, SETTINGS, build, build_chat_tables, validate, write_jsonl
+from ft_pipeline_tests.contracts.formats import GOOD
+from ft_pipeline_tests.tables.helpers import SETTINGS, build, build_chat_tables, validate, write_jsonl
 
 TOOLS = json.dumps(
     [{"type": "function", "function": {"name": "track", "description": "Track", "parameters": {"type": "object"}}}],

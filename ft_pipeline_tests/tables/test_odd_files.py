@@ -14,7 +14,8 @@ from ft_pipeline.sources.snapshot import checkout
 from ft_pipeline.steps.tables import source_file
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.tables.build import build_table
-from ft_pipeline_tests.tables.helpers import GOOD, validate
+from ft_pipeline_tests.contracts.formats import GOOD
+from ft_pipeline_tests.tables.helpers import validate
 
 A1, A2 = GOOD["alpaca"]
 ONE, TWO = json.dumps(A1), json.dumps(A2)

@@ -7,7 +7,8 @@ import pytest
 from ft_pipeline.tables.conversations import count_words
 from ft_pipeline.tables.finished_tables import QUARANTINE
 from ft_pipeline.tables.quarantine import Part, build_quarantine, overview, ranges
-from ft_pipeline_tests.tables.helpers import GOOD, build_chat_tables
+from ft_pipeline_tests.contracts.formats import GOOD
+from ft_pipeline_tests.tables.helpers import build_chat_tables
 
 
 @pytest.fixture

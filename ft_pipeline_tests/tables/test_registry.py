@@ -1,14 +1,12 @@
 """The registry of formats: a sample row of each, and what the layers below it must know of it."""
 
-import json
-import re
 from typing import Any, cast
 
 import pyarrow.parquet as pq
 import pytest
 
 from ft_pipeline.settings.data import DataSettings
-from ft_pipeline.settings.teacher import TeacherSettings
+from ft_pipeline.settings.raw_formats import MAIN_KEYS, RAW_FORMATS, TARGET_COLUMNS, RawFormat
 from ft_pipeline.steps.shared.column_lineage import raw_schema, table_lineage
 from ft_pipeline.tables.checks.row_rules import ROW_RULES, RULES_OF_EVERY_FORMAT
 from ft_pipeline.tables.conversations import build_conversations
@@ -17,78 +15,14 @@ from ft_pipeline.tables.formats.arrow_schema import MESSAGES, TAGS, TOOLS, schem
 from ft_pipeline.tables.formats.base import TAGS_FIELD, Column, Field, Format, Record
 from ft_pipeline.tables.formats.convert import convert, convert_all, shapes_of
 from ft_pipeline.tables.formats.read_turns import READ_KEYS
-from ft_pipeline.tables.formats.registry import CONVERSATIONAL, FORMATS
+from ft_pipeline.tables.formats.registry import FORMATS
 from ft_pipeline.tables.formats.turns import plain
 from ft_pipeline.tables.formats.unlabelled import REFERENCE_KEYS
 from ft_pipeline.tables.held_out import SuiteTexts
-from ft_pipeline.tables.reading.json_reader import MAIN_KEYS
-from ft_pipeline.tables.reading.sidecar import PLAIN, TARGET_COLUMNS, Sidecar
+from ft_pipeline.tables.reading.sidecar import PLAIN, Sidecar
 from ft_pipeline.tables.reason_codes import ALLOWABLE, ROW_CODES, Fault
-from ft_pipeline_tests.tables.helpers import GOOD, TRACK, TRACK_TOOL, build, validate
-
-ASK, ANSWER = {"role": "user", "content": "Where is it?"}, {"role": "assistant", "content": "With the carrier."}
-OTHER = {"role": "assistant", "content": "No idea."}
-SAMPLES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "alpaca": (
-        {"instruction": "Where is it?", "output": "With the carrier.", "system": "Be brief.", "history": [["a", "b"]]},
-        {
-            "instruction": "Where is it?",
-            "input": "",
-            "output": "With the carrier.",
-            "system": "Be brief.",
-            "history": [["a", "b"]],
-        },
-    ),
-    "sharegpt": (
-        {"conversations": [{"from": "human", "value": "Where is it?"}, {"from": "gpt", "value": "With the carrier."}]},
-        {"messages": [ASK, ANSWER]},
-    ),
-    "chat": (
-        {
-            "messages": [
-                {"role": "developer", "content": [{"type": "text", "text": "Be brief."}]},
-                {**ASK, "name": "Ada"},
-                {"role": "assistant", "content": None, "tool_calls": [TRACK], "weight": 0},
-                {"role": "tool", "tool_call_id": "call_1", "content": ""},
-                {**ANSWER, "reasoning": "It was shipped.", "refusal": None},
-            ],
-            "tools": [TRACK_TOOL],
-        },
-        {
-            "messages": [
-                {"role": "system", "content": "Be brief."},
-                {**ASK, "name": "Ada"},
-                {
-                    "role": "assistant",
-                    "content": "",
-                    "tool_calls": [{"id": "call_1", "name": "track", "arguments": '{"order":7}'}],
-                    "weight": 0.0,
-                },
-                {"role": "tool", "content": "", "tool_call_id": "call_1", "name": "track"},
-                {**ANSWER, "reasoning_content": "It was shipped."},
-            ],
-            "tools": json.dumps([TRACK_TOOL], separators=(",", ":")),
-        },
-    ),
-    "traces": (
-        {"messages": [ASK, ANSWER], "session": "s-1", "tags": ["workload: help"]},
-        {"messages": [ASK, ANSWER], "session": "s-1", "tags": ["workload: help"]},
-    ),
-    "text": ({"text": "Returns are free."}, {"text": "Returns are free."}),
-    "preferences": (
-        {"prompt": "Where is it?", "chosen": "With the carrier.", "rejected": "No idea."},
-        {"prompt_messages": [ASK], "chosen": [ANSWER], "rejected": [OTHER]},
-    ),
-    "feedback": (
-        {"prompt": "Where is it?", "completion": "With the carrier.", "rating": "thumbs_up"},
-        {"prompt_messages": [ASK], "completion": [ANSWER], "label": True},
-    ),
-    "unlabelled": (
-        {"instruction": "Where is it?", "reference_answer": "With the carrier."},
-        {"messages": [ASK], "reference": "With the carrier."},
-    ),
-}
-"""Format → a raw row, and the row of the table."""
+from ft_pipeline_tests.contracts.formats import GOOD, SAMPLES
+from ft_pipeline_tests.tables.helpers import build, validate
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -147,9 +81,6 @@ def test_the_names_below_the_formats_are_those_of_the_registry() -> None:
         *(key for key in MAIN_KEYS if "preferred" in key or key.endswith("_messages")),
     }
     assert (keys | READ_KEYS) - synonyms == TARGET_COLUMNS
-    assert frozenset[str]().union(*(row_format.main_keys for row_format in FORMATS.values())) == MAIN_KEYS
-    pattern = next(item.pattern for item in TeacherSettings.model_fields["few_shot_from"].metadata)
-    assert re.findall(r"\((.+?)\)", pattern) == ["|".join(CONVERSATIONAL)]
 
 
 def _convert_qa(value: dict[str, Any], sidecar: Sidecar) -> Record | Fault:
@@ -170,15 +101,16 @@ QA = Format(
         TAGS,
     ),
     required=(frozenset({"question", "answer"}),),
-    main_keys=frozenset({"question", "answer"}),
     checks=("too_long", "echoed_turn"),
     convert=_convert_qa,
-    is_conversational=True,
 )
 
 
 def test_a_new_format_needs_only_its_definition(tmp_path, monkeypatch) -> None:
     monkeypatch.setitem(cast(dict, FORMATS), "qa", QA)
+    monkeypatch.setitem(
+        cast(dict, RAW_FORMATS), "qa", RawFormat(frozenset({"question", "answer"}), is_conversational=True)
+    )
     rows = [
         {"question": "Where is order 10400?", "answer": "It was shipped on Monday.", "source": "web"},
         {"question": "Is the shop open today?", "answer": "Yes, until eight in the evening."},

@@ -4,7 +4,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from ft_pipeline.tables.formats.turns import plain
-from ft_pipeline_tests.tables.helpers import GOOD, build, build_chat_tables, validate, write_jsonl
+from ft_pipeline_tests.contracts.formats import GOOD
+from ft_pipeline_tests.tables.helpers import build, build_chat_tables, validate, write_jsonl
 
 TOOLS = {"roles": {"function_call": "gpt", "observation": "tool"}}
 ASK, CALL = ("human", "Where is order 10400?"), ("function_call", '{"name": "track", "order": 10400}')

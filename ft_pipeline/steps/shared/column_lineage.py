@@ -6,8 +6,9 @@ listed in `quarantine`.
 
 from collections.abc import Mapping, Sequence
 
+from ft_pipeline.settings.raw_formats import CONVERSATIONAL
 from ft_pipeline.tables.formats.arrow_schema import TAGS, TOOLS
-from ft_pipeline.tables.formats.registry import CONVERSATIONAL, FORMATS
+from ft_pipeline.tables.formats.registry import FORMATS
 from ft_pipeline.training.objectives.spec import Column
 
 Sources = Mapping[str, Sequence[Column]]

@@ -206,12 +206,10 @@ FORMAT = Format(
         TAGS,
     ),
     required=(frozenset({"instruction", "output"}),),
-    main_keys=frozenset({"instruction", "output"}),
     signs=frozenset({"instruction"}),
     checks=("too_long", "echoed_instruction"),
     convert=convert_alpaca,
     convert_columns=convert_plain,
     comparison_texts=comparison_texts,
-    is_conversational=True,
     to_messages=messages_of_rows,
 )

@@ -1,7 +1,6 @@
 """The definition of a format: the keys of its raw rows, the columns of its table, and its functions.
 
-To add a format: a module that defines a `Format`, and a line in registry.py. Keys that no other format has are also
-added to MAIN_KEYS (json_reader.py) and, if a sidecar may map columns to them, to TARGET_COLUMNS (sidecar.py).
+To add a format: a module that defines `FORMAT`, and a line in settings/raw_formats.py.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -12,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 
+from ft_pipeline.settings.raw_formats import RAW_FORMATS
 from ft_pipeline.tables.formats.comparison_texts import ComparisonTexts, views_of_column
 from ft_pipeline.tables.reading.batches import Batch
 from ft_pipeline.tables.reading.describe import describe_value
@@ -87,8 +87,6 @@ class Format:
     columns: tuple[Column, ...]
     required: tuple[frozenset[str], ...]
     """If no row of a file has one of these sets of keys, the file has another format."""
-    main_keys: frozenset[str]
-    """A row with none of these keys may have another format."""
     convert: Callable[[dict[str, Any], Sidecar], Record | Fault]
     """Converts a raw row. No value changes its type. It may leave out the last columns, which are then null.
     convert.py reads the tags."""
@@ -107,8 +105,6 @@ class Format:
     """For preference pairs: returns (prompt, preferred answer, other answer) of each row, normalized."""
     contradiction: str = "contradicting_pair"
     """Reason code of a row whose pair (`pair_texts`) is the reverse of an earlier one."""
-    is_conversational: bool = False
-    """Whether the rows become conversations."""
     expand: Mapping[str, Expand] = field(default_factory=dict)
     """Table → function that returns the raw rows of a document for it. Empty: a document is a row."""
     also_reads: tuple[str, ...] = ()
@@ -131,6 +127,16 @@ class Format:
     def may_have_names(self) -> bool:
         """Whether a column of the raw rows may name groups (Sidecar.group)."""
         return GROUP_FIELD in self.fields
+
+    @property
+    def main_keys(self) -> frozenset[str]:
+        """A row with none of these keys may have another format."""
+        return RAW_FORMATS[self.name].main_keys
+
+    @property
+    def is_conversational(self) -> bool:
+        """Whether the rows become conversations."""
+        return RAW_FORMATS[self.name].is_conversational
 
     @cached_property
     def keys(self) -> frozenset[str]:

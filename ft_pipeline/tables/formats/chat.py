@@ -61,11 +61,9 @@ FORMAT = Format(
     ),
     columns=(messages_column("messages", "prompt", "completion", *sorted(CONTEXT_KEYS)), TOOLS, TAGS),
     required=(frozenset({"messages"}), frozenset({"prompt", "completion"})),
-    main_keys=frozenset({"messages", "prompt", "completion"}),
     signs=frozenset({"messages", "completion"}),
     precedence=(("messages", frozenset({"prompt", "completion"})),),
     checks=("too_long", "echoed_turn"),
     convert=convert_chat,
-    is_conversational=True,
     is_optional=True,
 )

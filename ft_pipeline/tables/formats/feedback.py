@@ -138,7 +138,6 @@ FORMAT = Format(
         TAGS,
     ),
     required=(frozenset({"completion"}), frozenset({"messages"}), frozenset({"conversations"})),
-    main_keys=frozenset(_TURN_KEYS),
     precedence=(
         *((key, frozenset({"prompt", "completion"})) for key in ("conversations", "messages")),
         ("conversations", frozenset({"messages"})),

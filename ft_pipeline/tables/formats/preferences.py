@@ -321,7 +321,6 @@ FORMAT = Format(
         frozenset({"chosen", "rejected"}),
         *(frozenset(names) for names in zip(*_OUTPUTS.values(), strict=True)),
     ),
-    main_keys=frozenset({"prompt", "chosen", "rejected"}.union(*_OUTPUTS.values())),
     signs=frozenset({"chosen", "rejected"}.union(*_OUTPUTS.values())),
     precedence=(("prompt", frozenset({"conversations", "messages"})),),
     checks=("too_long", "echoed_prompt", "equal_answers"),

@@ -1,26 +1,15 @@
 """The formats by name. To add one, see base.py."""
 
 from collections.abc import Mapping
+from importlib import import_module
 
-from ft_pipeline.tables.formats import alpaca, chat, feedback, preferences, sharegpt, text, traces, unlabelled
+from ft_pipeline.settings.raw_formats import RAW_FORMATS
 from ft_pipeline.tables.formats.base import Format
 
 FORMATS: Mapping[str, Format] = {
-    row_format.name: row_format
-    for row_format in (
-        alpaca.FORMAT,
-        sharegpt.FORMAT,
-        chat.FORMAT,
-        traces.FORMAT,
-        text.FORMAT,
-        preferences.FORMAT,
-        feedback.FORMAT,
-        unlabelled.FORMAT,
-    )
+    name: import_module(f"ft_pipeline.tables.formats.{name}").FORMAT for name in RAW_FORMATS
 }
 """Name → format, in the order in which they are shown."""
-CONVERSATIONAL = tuple(name for name, row_format in FORMATS.items() if row_format.is_conversational)
-"""The names of the formats whose rows become conversations."""
 OPTIONAL = tuple(name for name, row_format in FORMATS.items() if row_format.is_optional)
 """The names of the formats whose tables need not be there."""
 _ELSEWHERE = "../"

@@ -31,10 +31,8 @@ FORMAT = Format(
     fields=(CONVERSATIONS, TURNS, SYSTEM, *TOOL_FIELDS, GROUP_FIELD, TAGS_FIELD),
     columns=(messages_column("conversations", "messages", *sorted(CONTEXT_KEYS)), TOOLS, TAGS),
     required=(frozenset({"conversations"}), frozenset({"messages"})),
-    main_keys=frozenset({"conversations", "messages"}),
     signs=frozenset({"conversations"}),
     precedence=(("conversations", frozenset({"messages"})),),
     checks=("too_long", "echoed_turn"),
     convert=convert_sharegpt,
-    is_conversational=True,
 )

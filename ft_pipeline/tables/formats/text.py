@@ -37,7 +37,6 @@ FORMAT = Format(
     fields=(Field("text", "A passage"), TAGS_FIELD),
     columns=(Column("text", "A passage for continued pretraining", is_prompt=True), TAGS),
     required=(frozenset({"text"}),),
-    main_keys=frozenset({"text"}),
     signs=frozenset({"text"}),
     checks=("too_short",),
     convert=convert_text,

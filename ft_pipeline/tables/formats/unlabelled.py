@@ -83,7 +83,6 @@ FORMAT = Format(
         TAGS,
     ),
     required=(frozenset({"instruction"}), frozenset({"conversations"}), frozenset({"messages"})),
-    main_keys=frozenset({"instruction", "conversations", "messages"}),
     precedence=(
         ("instruction", frozenset({"conversations", "messages", *_TOOLS})),
         ("conversations", _CONTEXT | {"messages"}),

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from ft_pipeline.settings.raw_formats import MAIN_KEYS
 from ft_pipeline.tables.reading.batches import BLOCK_BYTES, HEAD_BYTES, JSON_SPACE, MAX_LINE_BYTES, Batch, skip_bom
 from ft_pipeline.tables.reading.graders import grader_advice, grader_in
 from ft_pipeline.tables.reading.json_parser import parse_line
@@ -15,12 +16,6 @@ from ft_pipeline.tables.reason_codes import Fault, Refused
 # A string, or a structural character. The group is the closing quote of the string, if it has one.
 _TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+(")?|[\[\]{},]', re.DOTALL)
 _STRING_END = re.compile(rb'(?:[^"\\]++|\\.)*+(")?', re.DOTALL)
-MAIN_KEYS = frozenset(
-    {"instruction", "output", "text", "prompt", "completion", "chosen", "rejected", "conversations", "messages"}
-    | {"preferred_output", "preferred_completion", "non_preferred_output", "non_preferred_completion"}
-    | {"chosen_messages", "rejected_messages"}
-)
-"""The main keys of the rows of all formats."""
 RAW_BYTES = 8000
 """Length of the start of a row that is too long to be read, which is shown."""
 

@@ -7,18 +7,12 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from ft_pipeline.settings.raw_formats import TARGET_COLUMNS
 from ft_pipeline.sources.declaration import reading_keys
 from ft_pipeline.sources.file_names import stem_of
 from ft_pipeline.tables.reading.describe import describe_value, shorten
 from ft_pipeline.tables.reason_codes import ALLOWABLE, ROW_CODES, Refused
 
-TARGET_COLUMNS = frozenset(
-    {"instruction", "input", "output", "system", "history", "conversations", "text", "prompt", "chosen", "rejected"}
-    | {"tools", "reference", "tags", "completion", "label"}
-    | {"messages"}
-    | {"from", "value", "role", "content", "reasoning_content", "weight", "tool_calls", "tool_call_id", "name"}
-)
-"""The names that `columns` may map to. Those in the last line are keys of a turn."""
 _NAMES_OF_COLUMNS = frozenset({"completion", "label"})
 """Target names that columns of files often have: `{output: completion}` reads the column `completion` as `output`."""
 _NAMES_OF_THEIRS = frozenset({"messages", "role", "content"})

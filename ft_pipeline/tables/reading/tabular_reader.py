@@ -11,10 +11,10 @@ from typing import Any, TextIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ft_pipeline.settings.raw_formats import TARGET_COLUMNS
 from ft_pipeline.store.parquet_files import open_parquet
 from ft_pipeline.tables.reading.batches import BLOCK_BYTES, HEAD_BYTES, Batch
 from ft_pipeline.tables.reading.describe import BadNumber, shorten
-from ft_pipeline.tables.reading.sidecar import TARGET_COLUMNS
 from ft_pipeline.tables.reason_codes import Fault, Refused, damaged
 
 MAX_ROWS = 4096
