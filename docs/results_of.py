@@ -15,7 +15,7 @@ from ft_pipeline.decide.documents import read_comparison
 from ft_pipeline.decide.likelihood_evidence import LIKELIHOODS
 from ft_pipeline.decide.notes import shown_metrics
 from ft_pipeline.decide.plots import lead_picture
-from ft_pipeline.decide.words import say
+from ft_pipeline.decide.sentences import say
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.comparison.estimates import item_gains
 from ft_pipeline.evaluation.comparison.score import Score

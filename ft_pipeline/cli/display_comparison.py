@@ -8,7 +8,7 @@ from ft_pipeline.cli.display_text import plain, say
 from ft_pipeline.decide.comparison import Comparison
 from ft_pipeline.decide.notes import shown_metrics
 from ft_pipeline.decide.sections import sections
-from ft_pipeline.decide.words import standard_errors
+from ft_pipeline.decide.sentences import standard_errors
 from ft_pipeline.evaluation.comparison.score import describe_score
 from ft_pipeline.evaluation.metrics.definitions import SHORT_TITLES
 

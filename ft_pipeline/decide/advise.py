@@ -12,7 +12,7 @@ from ft_pipeline.decide.claim import ShareFacts
 from ft_pipeline.decide.comparison import Row
 from ft_pipeline.decide.desk import ANSWERS, Desk, phrase
 from ft_pipeline.decide.likelihood_evidence import why_no_evidence
-from ft_pipeline.decide.words import ask_for_ratings, say, tell_ahead
+from ft_pipeline.decide.sentences import ask_for_ratings, say, tell_ahead
 from ft_pipeline.evaluation.model_kinds import SIMPLEST_FIRST, complexity
 
 

@@ -1,7 +1,7 @@
 """A claim: by how much a row is better than a rival on one measure in one scope, and whether that is enough.
 
 Everything that is decided, recommended or told rests on claims. `sources/` makes them, the rules of `promote.py` and
-`advise.py` ask for them, and `words.py` says them. Nothing else knows their numbers.
+`advise.py` ask for them, and `sentences.py` says them. Nothing else knows their numbers.
 """
 
 from collections.abc import Mapping, Sequence
@@ -147,7 +147,7 @@ class Claim(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: str
-    """What it is about: a key of `words.SENTENCES`, before the point."""
+    """What it is about: a key of `sentences.SENTENCES`, before the point."""
     row: str
     rival: str = ""
     measure: str = ""

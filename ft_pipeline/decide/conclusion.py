@@ -7,7 +7,7 @@ from pydantic import BaseModel
 
 from ft_pipeline.decide.claim import Claim, more_would_decide
 from ft_pipeline.decide.comparison import Comparison
-from ft_pipeline.decide.words import say_of
+from ft_pipeline.decide.sentences import say_of
 
 Open = Literal["undecided", "rate", "measure", "train"]
 """Nothing is decided yet. rate: the sentence asks people to rate answers. measure: it names general questions, probes

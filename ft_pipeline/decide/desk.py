@@ -10,7 +10,7 @@ from ft_pipeline.decide.claim import Claim
 from ft_pipeline.decide.comparison import Comparison, Row
 from ft_pipeline.decide.conclusion import OPEN
 from ft_pipeline.decide.kinds import WITHOUT_MODEL
-from ft_pipeline.decide.words import say, tell, tell_ahead, tell_opinion
+from ft_pipeline.decide.sentences import say, tell, tell_ahead, tell_opinion
 from ft_pipeline.evaluation.comparison.result_records import LearningCurve, SeedSpread
 
 ANSWERS, SECOND = "chrf", "rouge_l"

@@ -7,7 +7,7 @@ from typing import Any
 from ft_pipeline.decide.claim import Claim, KeptFacts, OpinionFacts
 from ft_pipeline.decide.comparison import Comparison, Row
 from ft_pipeline.decide.promote import Court
-from ft_pipeline.decide.words import agreement_of, say, who
+from ft_pipeline.decide.sentences import agreement_of, say, who
 
 KEPT = {
     "general": {"shown": "kept", "refuted": "forgets", "open": "cannot be told"},

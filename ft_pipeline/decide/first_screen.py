@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple
 from ft_pipeline.decide.claim import Claim, OpinionFacts, RailFacts
 from ft_pipeline.decide.comparison import WANTED_RATINGS, Comparison, Row
 from ft_pipeline.decide.notes import ENOUGH_TEST_ROWS
-from ft_pipeline.decide.words import ask_for_ratings, describe_slices, say, tell_opinion
+from ft_pipeline.decide.sentences import ask_for_ratings, describe_slices, say, tell_opinion
 
 Color = Literal["green", "amber", "red"]
 SYMBOLS: Mapping[Color, str] = {"green": "✓", "amber": "?", "red": "✗"}

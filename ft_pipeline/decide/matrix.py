@@ -10,7 +10,7 @@ from ft_pipeline.decide.comparison import Row
 from ft_pipeline.decide.notes import UNUSED_RAIL, describe_rail
 from ft_pipeline.decide.promote import BEFORE, Court, is_sound, tests_of
 from ft_pipeline.decide.requirements import IS_NEW, Cell, Outcome
-from ft_pipeline.decide.words import say
+from ft_pipeline.decide.sentences import say
 
 REQUIREMENTS = {
     "is_new": IS_NEW,

@@ -7,8 +7,8 @@ from ft_pipeline.decide.comparison import CHAMPION, Comparison
 from ft_pipeline.decide.exposure import USED_UP, Exposure, needed_lead, whole
 from ft_pipeline.decide.likelihood_evidence import DECIDE_BY, LIKELIHOODS, learned_rows
 from ft_pipeline.decide.screened_out import screened_out
+from ft_pipeline.decide.sentences import describe_twice, say, tell_opinion
 from ft_pipeline.decide.without_model import without_model
-from ft_pipeline.decide.words import describe_twice, say, tell_opinion
 from ft_pipeline.evaluation.comparison.check_records import Confusion, FieldResults
 from ft_pipeline.evaluation.comparison.score import describe_score
 from ft_pipeline.evaluation.metrics.definitions import PER_TOKEN, Metric

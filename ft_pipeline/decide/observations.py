@@ -8,8 +8,8 @@ from ft_pipeline.decide.desk import ANSWERS, Desk, phrase
 from ft_pipeline.decide.findings.costs import describe_break_even
 from ft_pipeline.decide.likelihood_evidence import DECIDE_BY, learned_rows
 from ft_pipeline.decide.notes import ENOUGH_TEST_ROWS
+from ft_pipeline.decide.sentences import describe_recipe, say, tell_ahead
 from ft_pipeline.decide.units import beside_incumbent
-from ft_pipeline.decide.words import describe_recipe, say, tell_ahead
 from ft_pipeline.evaluation.comparison.sweep_results import describe_learning_curve, describe_seed_spread, worst_seed
 from ft_pipeline.evaluation.comparison.target_records import OwnTarget
 from ft_pipeline.training.objectives.registry import OBJECTIVES

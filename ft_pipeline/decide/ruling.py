@@ -13,7 +13,7 @@ from ft_pipeline.decide.notes import exposure_note
 from ft_pipeline.decide.promote import Court, Decision, TestedCandidate
 from ft_pipeline.decide.released import Candidate, Promotion
 from ft_pipeline.decide.requirements import ByHand, lacking
-from ft_pipeline.decide.words import describe_lead, say_all, who_of, wins
+from ft_pipeline.decide.sentences import describe_lead, say_all, who_of, wins
 
 
 def reasons(court: Court, decision: Decision) -> list[str]:

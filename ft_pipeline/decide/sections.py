@@ -13,8 +13,8 @@ from ft_pipeline.decide.notes import (
     small_note,
     unusable,
 )
+from ft_pipeline.decide.sentences import say
 from ft_pipeline.decide.slice_table import SlicesOfRow, slices_of
-from ft_pipeline.decide.words import say
 from ft_pipeline.evaluation.comparison.check_records import FieldResults
 from ft_pipeline.evaluation.comparison.result_records import QuantizationError, SeedScores, TrainingCost
 from ft_pipeline.evaluation.comparison.score import Score

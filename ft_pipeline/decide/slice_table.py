@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from ft_pipeline.decide.claim import Claim, SliceLeadFacts
 from ft_pipeline.decide.comparison import Comparison, Row
-from ft_pipeline.decide.words import ENOUGH, describe_slices, digits_of, say
+from ft_pipeline.decide.sentences import ENOUGH, describe_slices, digits_of, say
 from ft_pipeline.evaluation.comparison.result_records import Slice
 from ft_pipeline.evaluation.comparison.score import describe_interval
 

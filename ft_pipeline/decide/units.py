@@ -5,7 +5,7 @@ import math
 from ft_pipeline.decide.claim import Claim
 from ft_pipeline.decide.comparison import Comparison, Row
 from ft_pipeline.decide.likelihood_evidence import LIKELIHOODS
-from ft_pipeline.decide.words import describe_lead, describe_prices
+from ft_pipeline.decide.sentences import describe_lead, describe_prices
 from ft_pipeline.evaluation.metrics.definitions import SHARE_OF_FIELDS
 
 IN_PERCENT = ("nats_per_byte", "loss")

@@ -13,6 +13,16 @@ from ft_pipeline.decide.exposure import Exposure
 from ft_pipeline.decide.likelihood_evidence import why_no_evidence
 from ft_pipeline.decide.outcome import is_worthless, needed_conversations, needed_ratings
 from ft_pipeline.decide.promote import Decision
+from ft_pipeline.decide.sentences import (
+    agreement,
+    ask_for_ratings,
+    describe_lead,
+    describe_prices,
+    say,
+    say_of,
+    who_of,
+    wins,
+)
 from ft_pipeline.decide.units import (
     beside_incumbent,
     describe_calls,
@@ -24,16 +34,6 @@ from ft_pipeline.decide.units import (
     with_end,
     worth_in_words,
     worth_over,
-)
-from ft_pipeline.decide.words import (
-    agreement,
-    ask_for_ratings,
-    describe_lead,
-    describe_prices,
-    say,
-    say_of,
-    who_of,
-    wins,
 )
 
 ONE_TEST = Exposure().level(0.05, "", is_tuned=True)

@@ -5,7 +5,7 @@ from typing import Literal
 
 from ft_pipeline.decide.comparison import Comparison, Row
 from ft_pipeline.decide.kinds import WITHOUT_MODEL
-from ft_pipeline.decide.words import ask_for_ratings
+from ft_pipeline.decide.sentences import ask_for_ratings
 from ft_pipeline.evaluation.metrics.definitions import SECOND_KEY
 from ft_pipeline.evaluation.model_kinds import BASELINES
 

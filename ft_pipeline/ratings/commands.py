@@ -13,7 +13,7 @@ from ft_pipeline.cli.common import FAILED, stderr
 from ft_pipeline.cli.display_tables import new_table
 from ft_pipeline.cli.display_text import plain, say, say_line
 from ft_pipeline.decide.comparison import CHAMPION, Comparison, Row
-from ft_pipeline.decide.words import describe_lead
+from ft_pipeline.decide.sentences import describe_lead
 from ft_pipeline.errors import UserError
 from ft_pipeline.project import Project
 from ft_pipeline.ratings.csv_files import read_verdicts, write_pairs

@@ -8,7 +8,7 @@ import pytest
 from ft_pipeline.decide.matrix import matrix
 from ft_pipeline.decide.promote import Court, decide
 from ft_pipeline.decide.requirements import IS_NEW, Cell, Requirements, lacking
-from ft_pipeline.decide.words import say_all
+from ft_pipeline.decide.sentences import say_all
 from ft_pipeline.release.card.model_card import render_card
 from ft_pipeline_tests.golden import worlds
 from ft_pipeline_tests.golden.told import decided

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from ft_pipeline.decide.claim import FACTS as FACTS_OF
 from ft_pipeline.decide.claim import Claim, KeptFacts, Verdict, verdict_of
 from ft_pipeline.decide.comparison import Comparison, Row
-from ft_pipeline.decide.words import SENTENCES, say, say_of
+from ft_pipeline.decide.sentences import SENTENCES, say, say_of
 from ft_pipeline.evaluation.comparison.result_records import ScoredTwice
 from ft_pipeline.evaluation.comparison.score import Score
 

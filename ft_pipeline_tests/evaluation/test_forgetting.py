@@ -11,8 +11,8 @@ from ft_pipeline.decide.claim import Claim, KeptFacts
 from ft_pipeline.decide.comparison import Comparison
 from ft_pipeline.decide.conclusion import only_training_helps
 from ft_pipeline.decide.recommend import recommend
+from ft_pipeline.decide.sentences import say
 from ft_pipeline.decide.sources.kept import change
-from ft_pipeline.decide.words import say
 from ft_pipeline.evaluation.comparison.leads import Conversations
 from ft_pipeline_tests.decide.claims import compared as comparison_of
 from ft_pipeline_tests.decide.claims import kept

@@ -14,9 +14,9 @@ from ft_pipeline.decide.claim import Claim, OpinionFacts, verdict_of
 from ft_pipeline.decide.comparison import Comparison, Row
 from ft_pipeline.decide.documents import comparison_of
 from ft_pipeline.decide.notes import footnotes, shown_opinions
+from ft_pipeline.decide.sentences import ask_for_ratings
 from ft_pipeline.decide.sources.qualification import why_not_qualified
 from ft_pipeline.decide.units import label
-from ft_pipeline.decide.words import ask_for_ratings
 from ft_pipeline.evaluation.opinions.agreement import Agreement
 from ft_pipeline.evaluation.opinions.correction import WinRate
 from ft_pipeline.evaluation.opinions.verdict_tables import Judgement, hash_of_answer

@@ -12,7 +12,7 @@ from ft_pipeline.decide.claim import Claim, KeptFacts
 from ft_pipeline.decide.comparison import Comparison
 from ft_pipeline.decide.recommend import recommend
 from ft_pipeline.decide.sections import comparison_markdown
-from ft_pipeline.decide.words import say
+from ft_pipeline.decide.sentences import say
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.comparison.probe_outcomes import describe_outcome, is_readable, is_wanted, outcome_of
 from ft_pipeline.evaluation.scoring import prompt_baseline, tuned_scores

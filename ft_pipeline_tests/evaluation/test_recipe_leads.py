@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from ft_pipeline.decide.claim import Claim, RecipeFacts
+from ft_pipeline.decide.sentences import describe_recipe
 from ft_pipeline.decide.sources.recipes import over_seeds
-from ft_pipeline.decide.words import describe_recipe
 from ft_pipeline_tests.evaluation.sweeps import compared
 
 

@@ -9,7 +9,7 @@ from ft_pipeline.decide.claim import Claim
 from ft_pipeline.decide.comparison import Comparison
 from ft_pipeline.decide.documents import comparison_of
 from ft_pipeline.decide.notes import footnotes
-from ft_pipeline.decide.words import say
+from ft_pipeline.decide.sentences import say
 from ft_pipeline.evaluation.comparison.result_records import ScoredTwice
 from ft_pipeline_tests.evaluation.scored import CONFIG, ITEMS, losses, scored
 

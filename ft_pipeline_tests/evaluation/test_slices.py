@@ -13,9 +13,9 @@ from ft_pipeline.decide.claim import Claim, SliceFacts, SliceLeadFacts
 from ft_pipeline.decide.comparison import Comparison
 from ft_pipeline.decide.plots import slice_picture
 from ft_pipeline.decide.sections import comparison_markdown
+from ft_pipeline.decide.sentences import say
 from ft_pipeline.decide.slice_table import is_worse, slices_of
 from ft_pipeline.decide.sources.slices import judge_slices
-from ft_pipeline.decide.words import say
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.comparison.leads import Floats, bounds
 from ft_pipeline.evaluation.comparison.slice_members import MOST, find_slices, slices_by_conversation

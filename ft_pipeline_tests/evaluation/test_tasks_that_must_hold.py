@@ -7,7 +7,7 @@ import pytest
 
 from ft_pipeline.decide.build import build as compare
 from ft_pipeline.decide.claim import Claim, KeptFacts
-from ft_pipeline.decide.words import say
+from ft_pipeline.decide.sentences import say
 from ft_pipeline.settings.project import ProjectSettings
 from ft_pipeline_tests.evaluation.scored import CONFIG, losses, scored
 

@@ -13,7 +13,7 @@ from ft_pipeline.decide.claim import Claim, KeptFacts, RailFacts, Verdict
 from ft_pipeline.decide.comparison import Comparison, Row
 from ft_pipeline.decide.first_screen import ALWAYS, lights, risks
 from ft_pipeline.decide.plots import lead_picture
-from ft_pipeline.decide.words import say
+from ft_pipeline.decide.sentences import say
 from ft_pipeline.release.report.answers import before_and_after
 from ft_pipeline.release.report.leads import lead_plot
 from ft_pipeline_tests.decide.claims import having, kept, lacking

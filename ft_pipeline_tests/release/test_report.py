@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from ft_pipeline.cli import app
 from ft_pipeline.decide.claim import KeptFacts
 from ft_pipeline.decide.documents import read_comparison
-from ft_pipeline.decide.words import say
+from ft_pipeline.decide.sentences import say
 from ft_pipeline.evaluation.comparison.slice_members import slices_of_test_conversations
 from ft_pipeline.evaluation.error_analysis.trained_rows import trained_answers
 from ft_pipeline.evaluation.metrics.definitions import METRICS

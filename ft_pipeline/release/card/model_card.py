@@ -18,7 +18,7 @@ from ft_pipeline.decide.first_screen import lights, risks
 from ft_pipeline.decide.notes import shown_metrics
 from ft_pipeline.decide.requirements import Cell, Requirements
 from ft_pipeline.decide.sections import score_grid
-from ft_pipeline.decide.words import say
+from ft_pipeline.decide.sentences import say
 from ft_pipeline.evaluation.comparison.target_records import OwnTarget
 from ft_pipeline.evaluation.metrics.definitions import LONG_TITLES
 from ft_pipeline.release.card.usage import usage_paragraphs

@@ -11,7 +11,7 @@ from typing import Any
 from ft_pipeline.decide.comparison import Comparison
 from ft_pipeline.decide.notes import describe_rail
 from ft_pipeline.decide.requirements import lacking
-from ft_pipeline.decide.words import say
+from ft_pipeline.decide.sentences import say
 from ft_pipeline.evaluation.metrics.definitions import LONG_TITLES
 from ft_pipeline.release.card.model_card import LIMITATIONS
 from ft_pipeline.release.disclosure.facts import ExportFacts, package_url
