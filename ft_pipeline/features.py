@@ -15,7 +15,7 @@ GROUP = "ft_pipeline.features"
 """The group of entry points. Each one names a Feature."""
 BUILT_IN = (
     *("rewards", "preferences"),
-    *("gguf", "ratings", "judge", "serving", "inbox", "search", "exchange", "clusters"),
+    *("gguf", "ratings", "judge", "serving", "inbox", "search", "worth", "exchange", "clusters"),
     *("remote", "copies", "audit", "erasure"),
 )
 """Folders of this package whose `__init__.py` has a FEATURE."""

@@ -102,6 +102,7 @@ MATERIAL = {
     "memory": Given("-e lora", prints_here=ELSEWHERE),  # the old project names its model by a relative path
     "doctor": Given(prints_here=ELSEWHERE),  # it measures this machine
     "sweep": Given("lora --over training.seed=1,2", prints_here=ELSEWHERE),  # it trains
+    "worth": Given(prints_here=ELSEWHERE),  # the answers of the old project are no labels
     "prompt": Given("lora", prints_here=ELSEWHERE),  # it searches
     "promote": Given("lora", prints_here=ELSEWHERE),  # it makes the release again, as `rollback` does
     "rollback": Given(prints_here=ELSEWHERE),

@@ -71,9 +71,9 @@ def find_slices(
     rule.
     """
     talks = read_talks(conversations, ids)
-    found = [_of_rule(name, SliceSettings.model_validate(rule), talks) for name, rule in rules.items()]
+    found = [of_rule(name, SliceSettings.model_validate(rule), talks) for name, rule in rules.items()]
     known = {members.members for members in found} | {frozenset(talk.id for talk in talks)}
-    for members in _without_rules(talks):
+    for members in without_rules(talks):
         if members.members not in known:
             known.add(members.members)
             found.append(members)
@@ -144,7 +144,8 @@ def _talk(row: Mapping[str, Any]) -> Talk:
     )
 
 
-def _of_rule(name: str, rule: SliceSettings, talks: Sequence[Talk]) -> SliceMembers:
+def of_rule(name: str, rule: SliceSettings, talks: Sequence[Talk]) -> SliceMembers:
+    """Return the slice of a rule, which may be empty."""
     pattern = None if rule.matches is None else re.compile(rule.matches, re.IGNORECASE)
     members = frozenset(
         talk.id
@@ -165,7 +166,7 @@ def _of_rule(name: str, rule: SliceSettings, talks: Sequence[Talk]) -> SliceMemb
     )
 
 
-def _without_rules(talks: Sequence[Talk]) -> list[SliceMembers]:
+def without_rules(talks: Sequence[Talk]) -> list[SliceMembers]:
     """Return the slices that need no setting."""
     slices = [
         *_by_value("tag", "tag {}", "with the tag {}", talks, lambda talk: talk.tags),

@@ -57,7 +57,7 @@ class LabelModel:
             hstack([views[view].transform(validation.questions) for view in VIEWS]) if validation.questions else None
         )
         strength = _best_strength(features, training.labels, asked, validation.labels, seed)
-        fitted = _fit(features, training.labels, strength)
+        fitted = fit_regression(features, training.labels, strength)
         weights, intercepts = fitted.coef_, fitted.intercept_
         if len(fitted.classes_) == 2:  # one row decides between two labels
             weights, intercepts = np.vstack([0 * weights, weights]), np.array([0.0, intercepts[0]])
@@ -95,7 +95,7 @@ def _in_order(vocabulary: Mapping[str, int]) -> list[str]:
     return sorted(vocabulary, key=vocabulary.__getitem__)
 
 
-def _fit(features: Any, labels: Sequence[str], strength: float) -> Any:
+def fit_regression(features: Any, labels: Sequence[str], strength: float) -> Any:
     """Return the regression. Raises NoRival if it does not converge."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
@@ -111,7 +111,9 @@ def _fit(features: Any, labels: Sequence[str], strength: float) -> Any:
 def _best_strength(features: Any, labels: Sequence[str], asked: Any | None, wanted: Sequence[str], seed: int) -> float:
     """Return the strength with the most right answers to the validation rows; of equal ones, the most cautious."""
     if asked is not None and len(wanted) >= FEW:
-        right = [(_fit(features, labels, each).predict(asked) == np.array(wanted)).sum() for each in STRENGTHS]
+        right = [
+            (fit_regression(features, labels, each).predict(asked) == np.array(wanted)).sum() for each in STRENGTHS
+        ]
         return STRENGTHS[int(np.argmax(right))]
     folds = min(FOLDS, *Counter(labels).values())
     return USUAL if folds < 2 else _cross_validated(features, np.array(labels), folds, seed)
@@ -123,7 +125,7 @@ def _cross_validated(features: Any, labels: Any, folds: int, seed: int) -> float
     parts = list(StratifiedKFold(folds, shuffle=True, random_state=seed).split(features, labels))
     right = [
         sum(
-            (_fit(features[kept], labels[kept], each).predict(features[held]) == labels[held]).sum()
+            (fit_regression(features[kept], labels[kept], each).predict(features[held]) == labels[held]).sum()
             for kept, held in parts
         )
         for each in STRENGTHS

@@ -1,0 +1,10 @@
+"""`ft worth`: what each group of rows is worth, and which labels are probably wrong."""
+
+from ft_pipeline.features import Feature
+
+FEATURE = Feature(
+    name="worth",
+    about="What each source of rows is worth, and which labels are probably wrong.",
+    docs="worth.md",
+    commands={"worth": "ft_pipeline.worth.commands:worth"},
+)
