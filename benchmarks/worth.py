@@ -2,8 +2,9 @@
 
     python -m benchmarks.worth --worlds 400
 
-A world is 480 rows of the classification example, drawn anew, in files that chance or a plant has filled. The project's
-own code learns, compares and lists. Some half an hour on two cores. Results go to benchmarks/results/worth.json.
+A world is 480 rows of the classification example, drawn again each time, in files that chance or a plant has filled.
+The project's own code learns, compares and lists. 400 worlds take over an hour on two cores. Results go to
+benchmarks/results/worth.json.
 """
 
 import json

@@ -5,11 +5,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-_THEIR_ANSWERS = (
-    "preferred_output preferred_completion chosen_messages non_preferred_output non_preferred_completion "
-    "rejected_messages"
-)
-"""Names of `chosen` and `rejected` in files of OpenAI and LLaMA-Factory, to which no column is mapped."""
+THEIR_ANSWERS = {
+    "chosen": ("preferred_output", "preferred_completion", "chosen_messages"),
+    "rejected": ("non_preferred_output", "non_preferred_completion", "rejected_messages"),
+}
+"""OpenAI's names of the two answers, the older ones, and those of LLaMA-Factory v1. No column is mapped to them."""
+_THEIR_KEYS = frozenset[str]().union(*THEIR_ANSWERS.values())
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ RAW_FORMATS: Mapping[str, RawFormat] = {
     "chat": _format("messages prompt completion", is_conversational=True),
     "traces": _format("messages", is_conversational=True),
     "text": _format("text"),
-    "preferences": _format(f"prompt chosen rejected {_THEIR_ANSWERS}"),
+    "preferences": RawFormat(_THEIR_KEYS | {"prompt", "chosen", "rejected"}),
     "feedback": _format("conversations messages prompt completion", "label"),
     "unlabelled": _format("instruction conversations messages", "reference"),
 }
@@ -43,10 +44,13 @@ CONVERSATIONAL = tuple(name for name, raw in RAW_FORMATS.items() if raw.is_conve
 """The names of the formats whose rows become conversations."""
 MAIN_KEYS = frozenset[str]().union(*(raw.main_keys for raw in RAW_FORMATS.values()))
 """The main keys of the rows of all formats."""
-TARGET_COLUMNS = frozenset({"tools", "tags"}).union(
-    {"from", "value", "role", "content", "reasoning_content", "weight", "tool_calls", "tool_call_id", "name"},
-    *(raw.main_keys | raw.other_names for raw in RAW_FORMATS.values()),
-) - {*_THEIR_ANSWERS.split()}
+TARGET_COLUMNS = (
+    frozenset({"tools", "tags"}).union(
+        {"from", "value", "role", "content", "reasoning_content", "weight", "tool_calls", "tool_call_id", "name"},
+        *(raw.main_keys | raw.other_names for raw in RAW_FORMATS.values()),
+    )
+    - _THEIR_KEYS
+)
 """The names that `columns` of a sidecar may map to, those of a turn included."""
 
 if TYPE_CHECKING:

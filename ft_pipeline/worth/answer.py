@@ -1,12 +1,12 @@
 """The answer of `ft worth`, as a document and in sentences."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.evaluation.comparison.score import Score
 from ft_pipeline.evaluation.rivals.answered_questions import NoRival
 from ft_pipeline.page import Cell, Grid, Heading, Section
 from ft_pipeline.worth.cross_validation import Folds
@@ -57,24 +57,17 @@ def worth_of(
         "groups": [_effect(effect, by, price, share) for effect in found],
         "left_out": list(groups)[most_groups:],
         "wrong_labels": {
-            **{name: value / share for name, value in _ends(expected_errors(folds, probabilities, units)).items()},
+            **{name: value / share for name, value in asdict(expected_errors(folds, probabilities, units)).items()},
             "rows": [_suspect(suspect, rows, folds) for suspect in suspects(folds, probabilities)],
         },
     }
 
 
-def _ends(score: Score) -> dict[str, Any]:
-    return {"value": score.value, "low": score.low, "high": score.high}
-
-
 def _effect(effect: Effect, by: str, price: float | None, share: float) -> dict[str, Any]:
     cost = None if price is None else price * effect.rows / share
-    scores = {name: getattr(effect, name) for name in SCORES}
     return {
-        "group": effect.group,
-        "rows": effect.rows,
+        **asdict(effect),
         "finding": None if by == "label" else effect.finding,  # the rows of a label are neither left out nor mended
-        **{name: None if score is None else _ends(score) for name, score in scores.items()},
         "cost": cost,
         "points_per_100": 100 * 100 * effect.effect.value / cost if cost else None,
     }

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import hstack
-from scipy.special import softmax
 
 from ft_pipeline.evaluation.rivals.label_model import STRENGTHS, Floats, fit_regression
 from ft_pipeline.evaluation.rivals.text_features import VIEWS, fit_vectorizer
@@ -76,9 +75,7 @@ class Folds:
             found[:, known] = 1.0
             return found
         fitted = fit_regression(self.features[training], self.labels[training].tolist(), self.strength)
-        decided = self.features[asked] @ fitted.coef_.T + fitted.intercept_
-        scores = np.hstack([0 * decided, decided]) if len(known) == 2 else decided
-        found[:, known] = softmax(scores, axis=1)
+        found[:, known] = fitted.predict_proba(self.features[asked])
         return found
 
 

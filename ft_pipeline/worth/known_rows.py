@@ -16,17 +16,18 @@ from numpy.typing import NDArray
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.comparison.slice_members import Talk, of_rule, read_talks, without_rules
-from ft_pipeline.evaluation.items import groups_of, make_items, read_rows
+from ft_pipeline.evaluation.items import make_items
 from ft_pipeline.evaluation.rivals.answered_questions import AnsweredQuestion, why_not_few
 from ft_pipeline.settings.slices import SliceSettings
 from ft_pipeline.tables.clusters import cluster
+from ft_pipeline.tables.formats.arrow_schema import read_columns
 
 BY = ("file", "table", "tag", "language", "slice", "label")
 """What rows are grouped by. `slice`: the rules of `evaluation.slices`."""
 MOST_ROWS = 4_000
 """Rows that are looked at: the first ones by their ids, which are hashes."""
 FEWEST_ROWS, FEWEST_UNITS = 50, 20
-"""With fewer rows, or fewer clusters of like questions, no effect could be told."""
+"""With fewer rows, or fewer clusters of like questions, no effect could be shown."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +53,11 @@ def read_known_rows(conversations: Path) -> tuple[list[KnownRow], int]:
     """
     ids = pq.read_table(conversations / "rows.parquet", columns=["id"], filters=[("split", "!=", "test")])["id"]
     chosen = sorted(ids.to_pylist())[:MOST_ROWS]
-    groups, talks = groups_of(conversations), {talk.id: talk for talk in read_talks(conversations, chosen)}
-    rows = [row for row in read_rows(conversations) if row["id"] in talks]
+    columns, is_chosen = ["id", "messages", "tools", "group"], [("id", "in", chosen)]
+    rows = read_columns(conversations / "rows.parquet", columns, is_chosen).to_pylist()
+    groups, talks = {row["id"]: row["group"] for row in rows}, read_talks(conversations, chosen)
     last = {item.group: AnsweredQuestion.of(item).reference for item in make_items(rows)}
-    return [KnownRow(talks[name], last[name], str(groups[name])) for name in chosen if name in last], len(ids)
+    return [KnownRow(talk, last[talk.id], str(groups[talk.id])) for talk in talks if talk.id in last], len(ids)
 
 
 def check(rows: Sequence[KnownRow], units: NDArray[np.int64]) -> None:

@@ -1,9 +1,9 @@
 """Which labels are probably wrong: those of rows to which the classifier, which did not learn from them, gives another.
 
 The rows are listed by how much likelier the other label is. Most of a list are rows that are hard for the classifier.
-So the number of wrong labels is told from the rows of which it is surest: there, it is seldom wrong itself, and where
-its answer is another one than the label, the label mostly is. That takes wrong labels to be as frequent among easy rows
-as among hard ones (anchor points, Liu and Tao 2016), and counts the few sure answers that are wrong.
+So the number of wrong labels is estimated from the rows of which it is surest. There, it is seldom wrong itself, and
+where its answer is another one than the label, the label mostly is. That takes wrong labels to be as frequent among
+easy rows as among hard ones (anchor points, Liu and Tao 2016), and counts the few sure answers that are wrong.
 """
 
 import math

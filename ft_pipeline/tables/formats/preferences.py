@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ft_pipeline.settings.raw_formats import THEIR_ANSWERS
 from ft_pipeline.tables.formats.arrow_schema import MESSAGES, TAGS, TOOLS
 from ft_pipeline.tables.formats.base import TAGS_FIELD, ArrowColumns, Column, Field, Format, Record
 from ft_pipeline.tables.formats.comparison_texts import (
@@ -31,17 +32,12 @@ from ft_pipeline.tables.reason_codes import Fault
 from ft_pipeline.tables.text_rules import is_empty
 
 Pair = tuple[list[Message], list[Message], list[Message]]
-_OUTPUTS = {
-    "chosen": ("preferred_output", "preferred_completion", "chosen_messages"),
-    "rejected": ("non_preferred_output", "non_preferred_completion", "rejected_messages"),
-}
-"""OpenAI's names of the two answers, the older ones, and those of LLaMA-Factory v1."""
 
 
 def convert_preferences(value: dict[str, Any], sidecar: Sidecar) -> Record | Fault:
     """Return (prompt messages, chosen message, rejected message, tools), or the fault of the row. The messages are
     lists, the tools JSON text or None."""
-    names = {side: next((name for name in _OUTPUTS[side] if name in value), None) for side in _OUTPUTS}
+    names = {side: next((name for name in THEIR_ANSWERS[side] if name in value), None) for side in THEIR_ANSWERS}
     if any(names.values()):
         value = _with_our_names(value, names)
     value = _without_wrappers(value)
@@ -81,7 +77,7 @@ def _with_their_names(fault: Fault, names: Mapping[str, str | None]) -> Fault:
 
 def _without_wrappers(value: dict[str, Any]) -> dict[str, Any]:
     """Return a row with the turns of a side that is {messages: […], tools: …} in the place of that object."""
-    for side in _OUTPUTS:
+    for side in THEIR_ANSWERS:
         wrapper = value.get(side)
         if isinstance(wrapper, dict) and isinstance(wrapper.get("messages"), list):
             declared = {name: wrapper[name] for name in DECLARATIONS if wrapper.get(name)}
@@ -291,8 +287,8 @@ FORMAT = Format(
         Field("chosen", "The preferred answer, or all turns up to it", has_turns=True),
         Field("rejected", "The other answer, or all turns up to it", has_turns=True),
         Field("input", "OpenAI's prompt: `messages`, and perhaps `tools`"),
-        *(Field(name, "Another name of `chosen`", has_turns=True) for name in _OUTPUTS["chosen"]),
-        *(Field(name, "Another name of `rejected`", has_turns=True) for name in _OUTPUTS["rejected"]),
+        *(Field(name, "Another name of `chosen`", has_turns=True) for name in THEIR_ANSWERS["chosen"]),
+        *(Field(name, "Another name of `rejected`", has_turns=True) for name in THEIR_ANSWERS["rejected"]),
         *TOOL_FIELDS,
         TAGS_FIELD,
     ),
@@ -308,20 +304,23 @@ FORMAT = Format(
             "chosen",
             "The preferred answer: one assistant turn",
             MESSAGES,
-            sources=("chosen", *_OUTPUTS["chosen"]),
+            sources=("chosen", *THEIR_ANSWERS["chosen"]),
             is_answer=True,
         ),
         Column(
-            "rejected", "The other answer: one assistant turn", MESSAGES, sources=("rejected", *_OUTPUTS["rejected"])
+            "rejected",
+            "The other answer: one assistant turn",
+            MESSAGES,
+            sources=("rejected", *THEIR_ANSWERS["rejected"]),
         ),
         TOOLS,
         TAGS,
     ),
     required=(
         frozenset({"chosen", "rejected"}),
-        *(frozenset(names) for names in zip(*_OUTPUTS.values(), strict=True)),
+        *(frozenset(names) for names in zip(*THEIR_ANSWERS.values(), strict=True)),
     ),
-    signs=frozenset({"chosen", "rejected"}.union(*_OUTPUTS.values())),
+    signs=frozenset({"chosen", "rejected"}.union(*THEIR_ANSWERS.values())),
     precedence=(("prompt", frozenset({"conversations", "messages"})),),
     checks=("too_long", "echoed_prompt", "equal_answers"),
     convert=convert_preferences,
