@@ -23,7 +23,7 @@ PORT = "8000"
 SECONDS = 1800
 TRIES = "tries: 12"
 """Of a new project's search of prompts; the test's tries less."""
-EXPERIMENT, SHORT = "technique: qlora", "technique: qlora\ntraining: {max_steps: 8}"
+EXPERIMENT, SHORT = "technique: qlora", "technique: qlora\ntraining: {max_steps: 4}"
 """The test's trainings are short."""
 MESSAGES, FEW = "head -n 20", 10
 """How many messages the teacher answers; the test's answers fewer."""
@@ -77,9 +77,9 @@ def test_the_readmes_distillation_commands_work(tmp_path: Path) -> None:
     settings = root / "project.yaml"
     assert TRIES in settings.read_text(encoding="utf-8")
     settings.write_text(settings.read_text(encoding="utf-8").replace(TRIES, "tries: 2"), encoding="utf-8")
-    change_yaml(settings, evaluation={"max_test_rows": 8})
+    change_yaml(settings, evaluation={"max_test_rows": 6})
     for path in (root / "data" / "general").glob("*.jsonl"):
-        cut(path, 8)
+        cut(path, 4)
     with running(["bash", "-c", f"exec {serve}"], port, checkout):
         bash(distill, checkout)
     shown = bash(read, checkout)

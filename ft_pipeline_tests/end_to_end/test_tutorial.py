@@ -54,8 +54,8 @@ def bash(script: str, folder: Path) -> str:
 
 def make_smaller(project: Path) -> None:
     """A few steps, questions and test rows: enough to go all the way, not to learn the task."""
-    cut(project / "data" / "general" / "questions.jsonl", 8)
-    cut(project / "data" / "general" / "texts.jsonl", 8)
+    cut(project / "data" / "general" / "questions.jsonl", 4)
+    cut(project / "data" / "general" / "texts.jsonl", 4)
     change_yaml(project / "project.yaml", evaluation={"max_test_rows": 60})
     change_yaml(project / "experiments" / "lora.yaml", training={"max_steps": 4})
 
