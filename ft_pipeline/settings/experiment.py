@@ -39,6 +39,9 @@ class ExperimentData(Section):
     share: float = Field(1.0, gt=0, le=1)
     """Use only this share of each source's training rows (sft). `training.seed` draws the rows, and a larger share
     contains all rows of a smaller one. Validation uses all rows."""
+    without: tuple[str, ...] = later(())
+    """Tables or files whose rows are left out of training (sft), as `ft worth` names them: `alpaca` or
+    `alpaca/old.jsonl`. Other experiments, and rivals, learn from them. Validation uses all rows."""
     system_prompt: str | None = None
     """The system prompt that the tuned model is trained and served with. Null: none."""
     reasoning: Literal["train", "keep", "drop"] = later("train")

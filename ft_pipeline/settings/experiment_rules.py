@@ -225,9 +225,14 @@ def _some_training_rows(settings: "ExperimentSettings") -> Violation:
 
 
 def _shares_for_sft_only(settings: "ExperimentSettings") -> Violation:
-    if settings.objective == "sft" or (settings.data.share == 1 and not settings.learning_curve):
+    chosen = {
+        "learning_curve": settings.learning_curve,
+        "data.share": settings.data.share < 1,
+        "data.without": settings.data.without,
+    }
+    key = next((name for name, value in chosen.items() if value), None)
+    if settings.objective == "sft" or key is None:
         return None
-    key = "learning_curve" if settings.learning_curve else "data.share"
     return key, f"objective {settings.objective!r} trains on all its rows. Remove `{key}`, or set `objective: sft`."
 
 

@@ -67,10 +67,19 @@ def _effect(effect: Effect, by: str, price: float | None, share: float) -> dict[
     cost = None if price is None else price * effect.rows / share
     return {
         **asdict(effect),
-        "finding": None if by == "label" else effect.finding,  # the rows of a label are neither left out nor mended
+        "finding": _finding(effect, by),
         "cost": cost,
         "points_per_100": 100 * 100 * effect.effect.value / cost if cost else None,
     }
+
+
+def _finding(effect: Effect, by: str) -> str | None:
+    """Return what is shown of a group: nothing of a label, whose rows are neither left out nor mended. Of a teacher,
+    the question is whether its answers help at all."""
+    if by == "label":
+        return None
+    helps = by == "teacher" and effect.for_others.low is not None and effect.for_others.low > 0
+    return "helps" if helps else effect.finding
 
 
 def _suspect(suspect: Suspect, rows: Sequence[KnownRow], folds: Folds) -> dict[str, Any]:
@@ -98,18 +107,20 @@ def sections(document: Mapping[str, Any], most_labels: int) -> list[Section]:
 
 def _of_groups(document: Mapping[str, Any]) -> Section:
     priced = any(group["cost"] is not None for group in document["groups"])
-    titles = ("effect", "for other rows", "beyond as many others", f"next {NEXT} rows")
+    titles = dict(zip(SCORES, ("effect", "for other rows", "beyond as many others", f"next {NEXT} rows"), strict=True))
+    if document["by"] == "label":
+        titles = {name: title for name, title in titles.items() if name in ("effect", "of_next")}
     headings = [
         Heading(f"without {document['by']}", is_number=False),
         Heading("rows"),
-        *(Heading(title, is_main=True) for title in titles),
+        *(Heading(title, is_main=True) for title in titles.values()),
         *([Heading("cost"), Heading("points per 100")] if priced else []),
     ]
     cells = [
         [
             group["group"],
             f"{group['rows']:,}",
-            *(_points(group[name]) for name in SCORES),
+            *(_points(group[name]) for name in titles),
             *([_number(group["cost"]), _number(group["points_per_100"])] if priced else []),
         ]
         for group in document["groups"]
@@ -130,6 +141,9 @@ def say_of(group: Mapping[str, Any]) -> str:
     if group["finding"] == "harms":
         points = _as_points({key: -group["for_others"][key] for key in ("value", "high", "low")})
         return f"{group['group']} lowers the score of other rows by {points}: mend it or leave it out."
+    if group["finding"] == "helps":
+        points = _as_points({key: group["for_others"][key] for key in ("value", "low", "high")})
+        return f"{group['group']} raises the score of other rows by {points}."
     if group["finding"] == "needed":
         points = _as_points({key: group["over_others"][key] for key in ("value", "low", "high")})
         return f"{group['group']} is needed: without it, its own rows lose {points} more than without as many others."

@@ -20,7 +20,7 @@ from ft_pipeline.store.asset_pointers import current_artifact
 def worth(
     project: Project,
     by: Annotated[
-        str, typer.Option("--by", help="What rows are grouped by: file, table, tag, language, slice or label.")
+        str, typer.Option("--by", help="What rows are grouped by: file, table, tag, language, teacher, slice or label.")
     ] = "file",
     groups: Annotated[int, typer.Option("--groups", min=1, help="Most groups that are looked at, the largest.")] = 12,
     labels: Annotated[int, typer.Option("--labels", min=0, help="Probably wrong labels that are shown.")] = 20,
@@ -36,10 +36,11 @@ def worth(
 
     if by not in BY:
         raise UserError(f"--by {by} is unknown. Choose one of {', '.join(BY)}.")
-    conversations = current_artifact(ArtifactStore(project.store), "conversations")
+    store = ArtifactStore(project.store)
+    conversations, distilled = (current_artifact(store, asset) for asset in ("conversations", "distilled"))
     if conversations is None:
         raise UserError("The project has no conversations yet. Run `ft run` first.")
-    rows, total = read_known_rows(conversations.path)
+    rows, total = read_known_rows(conversations.path, distilled.path if distilled else None)
     document = worth_of(
         rows,
         by,

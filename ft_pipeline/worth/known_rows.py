@@ -1,4 +1,5 @@
-"""The rows of the train and the validation split with one of a few labels, and the groups that they are in.
+"""The rows of the train and the validation split with one of a few labels, those that a teacher answered among them,
+and the groups that they are in.
 
 Test rows are never read: who throws rows away by what they do for the test score has chosen by that score.
 """
@@ -22,8 +23,10 @@ from ft_pipeline.settings.slices import SliceSettings
 from ft_pipeline.tables.clusters import cluster
 from ft_pipeline.tables.formats.arrow_schema import read_columns
 
-BY = ("file", "table", "tag", "language", "slice", "label")
+BY = ("file", "table", "tag", "language", "teacher", "slice", "label")
 """What rows are grouped by. `slice`: the rules of `evaluation.slices`."""
+PEOPLE = "people"
+"""Who answered rows that no teacher did."""
 MOST_ROWS = 4_000
 """Rows that are looked at: the first ones by their ids, which are hashes."""
 FEWEST_ROWS, FEWEST_UNITS = 50, 20
@@ -38,6 +41,8 @@ class KnownRow:
     label: str
     group: str = ""
     """The split group: rows with equal names are never on both sides of a fold."""
+    teacher: str = PEOPLE
+    """Who answered."""
 
     @property
     def source(self) -> str:
@@ -45,19 +50,27 @@ class KnownRow:
         return f"{self.talk.table}/{self.talk.file}"
 
 
-def read_known_rows(conversations: Path) -> tuple[list[KnownRow], int]:
+def read_known_rows(conversations: Path, distilled: Path | None = None) -> tuple[list[KnownRow], int]:
     """Return the rows, sorted by id, and how many there are: only the first MOST_ROWS are read. A conversation of
-    several answers counts with its last one.
+    several answers counts with its last one. A teacher's answer that no person gave is no label, and left out.
 
-    conversations: the folder of that artifact.
+    conversations, distilled: the folders of these artifacts.
     """
-    ids = pq.read_table(conversations / "rows.parquet", columns=["id"], filters=[("split", "!=", "test")])["id"]
-    chosen = sorted(ids.to_pylist())[:MOST_ROWS]
-    columns, is_chosen = ["id", "messages", "tools", "group"], [("id", "in", chosen)]
-    rows = read_columns(conversations / "rows.parquet", columns, is_chosen).to_pylist()
-    groups, talks = {row["id"]: row["group"] for row in rows}, read_talks(conversations, chosen)
+    folders, not_test = list(filter(None, (conversations, distilled))), [("split", "!=", "test")]
+    ids = [pq.read_table(folder / "rows.parquet", columns=["id"], filters=not_test)["id"] for folder in folders]
+    every = sorted(name for column in ids for name in column.to_pylist())
+    found = [row for folder in folders for row in _read(folder, every[:MOST_ROWS])]
+    labels = {row.label for row in found if row.teacher == PEOPLE}
+    return sorted((row for row in found if row.label in labels), key=lambda row: row.talk.id), len(every)
+
+
+def _read(folder: Path, ids: Sequence[str]) -> list[KnownRow]:
+    """Return the rows of one artifact with these ids."""
+    columns, is_chosen = ["id", "messages", "tools", "group", "teacher"], [("id", "in", ids)]
+    rows = read_columns(folder / "rows.parquet", columns, is_chosen).to_pylist()
+    origin = {row["id"]: (str(row["group"]), row.get("teacher", PEOPLE)) for row in rows}
     last = {item.group: AnsweredQuestion.of(item).reference for item in make_items(rows)}
-    return [KnownRow(talk, last[talk.id], str(groups[talk.id])) for talk in talks if talk.id in last], len(ids)
+    return [KnownRow(talk, last[talk.id], *origin[talk.id]) for talk in read_talks(folder, ids) if talk.id in last]
 
 
 def check(rows: Sequence[KnownRow], units: NDArray[np.int64]) -> None:
@@ -92,9 +105,12 @@ def groups_by(rows: Sequence[KnownRow], by: str, rules: Mapping[str, Any]) -> di
 
     by: one of BY. rules: `evaluation.slices` as JSON, for `slice`. UserError if there is nothing to compare.
     """
-    if by == "label":
-        counts = Counter(row.label for row in rows).most_common()
-        return {label: np.array([row.label == label for row in rows]) for label, _ in counts}
+    if by in ("label", "teacher"):
+        values = [row.label if by == "label" else row.teacher for row in rows]
+        counts = Counter(values).most_common()
+        if len(counts) == 1:
+            raise UserError(f"All rows have the same {by}, {counts[0][0]!r}: nothing to compare. Try another --by.")
+        return {value: np.array([each == value for each in values]) for value, _ in counts}
     talks = [row.talk for row in rows]
     if by == "slice":
         found = [of_rule(name, SliceSettings.model_validate(rule), talks) for name, rule in rules.items()]

@@ -368,6 +368,7 @@ def test_a_prompt_and_an_answer_that_are_too_long_together_raise_a_clear_error(t
         ({"technique": "prompt_tuning"}, "objective 'grpo' does not work with technique 'prompt_tuning'"),
         ({"data": {"reasoning": "keep"}}, "Remove `data.reasoning: keep`"),
         ({"data": {"share": 0.5}}, "objective 'grpo' trains on all its rows"),
+        ({"data": {"without": ["alpaca"]}}, "objective 'grpo' trains on all its rows. Remove `data.without`"),
         ({"data": {"weights": {"human": 2}}}, "trains only on the prompts of the conversations"),
         ({"grpo": {"rewards": {"letters": 0}}}, "the weight of the reward 'letters' is 0"),
     ],

@@ -165,6 +165,28 @@ def test_a_smaller_share_of_the_rows_is_part_of_a_larger_one(tmp_path, tiny_base
     assert [len(ids) for ids in ids_by_share.values()] == [6, 12, 24]
 
 
+def test_rows_of_a_file_or_a_table_are_left_out_of_training_alone(tmp_path, tiny_base):
+    rows = support_rows()
+    for row in rows[:8]:
+        row["file"] = "old.jsonl"
+    out = {row["id"] for row in rows[:8] if row["split"] == "train"}
+
+    def trained(*without):
+        data = settings().data.model_copy(update={"without": without})
+        experiment = settings().model_copy(update={"data": data})
+        folder = make_training_data(tmp_path / "_".join(without).replace("/", "-"), tiny_base, rows, experiment)
+        assert len(read_split(folder, "validation")) == 6
+        return {row["id"] for row in read_split(folder, "train")}
+
+    table = rows[0]["table"]
+    every = {row["id"] for row in rows if row["split"] == "train"}
+    assert out and trained(f"{table}/old.jsonl") == every - out
+    with pytest.raises(UserError, match=r"data\.without names 'alpaca/new\.jsonl', which has no training row"):
+        trained(f"{table}/old.jsonl", "alpaca/new.jsonl")
+    with pytest.raises(UserError, match="No training rows"):
+        trained(table)
+
+
 def test_missing_validation_rows_raise_a_clear_error(tmp_path, tiny_base):
     rows = [row for row in support_rows() if row["split"] == "train"]
     with pytest.raises(UserError, match="No validation rows"):

@@ -16,7 +16,7 @@ from ft_pipeline.evaluation.comparison.slice_members import Talk
 from ft_pipeline.worth.answer import say_of, sections, worth_of
 from ft_pipeline.worth.cross_validation import FOLDS, REPEATS, Folds
 from ft_pipeline.worth.effects import effects_of
-from ft_pipeline.worth.known_rows import KnownRow, check, groups_by, units_of
+from ft_pipeline.worth.known_rows import PEOPLE, KnownRow, check, groups_by, units_of
 from ft_pipeline.worth.wrong_labels import suspects
 from ft_pipeline_tests.end_to_end.project import ft_here, ft_here_json
 
@@ -104,6 +104,23 @@ def test_a_label_is_neither_needed_nor_harmful() -> None:
     document = worth_of(known(200), "label", {}, most_groups=2)
     assert [group["finding"] for group in document["groups"]] == [None, None]
     assert all(group["effect"]["low"] > 0 for group in document["groups"])
+    titles = [heading.title for heading in sections(document, 3)[0].grid.headings]
+    assert titles == ["without label", "rows", "effect", "next 100 rows"]
+
+
+def test_a_teacher_whose_answers_help_is_named_and_one_that_guesses_harms() -> None:
+    rows = known(500)
+    labels = sorted({row.label for row in rows})
+    turned = {label: labels[(place + 1) % len(labels)] for place, label in enumerate(labels)}
+    taught = [replace(row, teacher="larger") if place % 5 else row for place, row in enumerate(rows)]
+    guessed = [row if row.teacher == PEOPLE else replace(row, label=turned[row.label]) for row in taught]
+    for given, finding, words in (
+        (taught, "helps", "larger raises the score of other rows by "),
+        (guessed, "harms", "larger lowers the score of other rows by "),
+    ):
+        groups = by_name(worth_of(given, "teacher", {}, most_groups=2))
+        assert set(groups) == {"larger", PEOPLE}
+        assert groups["larger"]["finding"] == finding and say_of(groups["larger"]).startswith(words)
 
 
 def test_two_clusters_show_nothing_however_many_rows_they_have() -> None:
@@ -192,6 +209,7 @@ def test_groups_by_tag_label_and_slice() -> None:
     [
         ("table", {}, "There are no groups by table: five rows or more, and not all. Try --by file, --by tag"),
         ("tag", {}, "There are no groups by tag"),
+        ("teacher", {}, "All rows have the same teacher, 'people': nothing to compare"),
         ("slice", {}, "There are no groups by slice"),
         ("slice", {"none": {"matches": "zebra"}}, "The slice none of evaluation.slices has none of the rows"),
         ("slice", {"every": {"matches": "."}}, "The slice every of evaluation.slices has all of the rows"),

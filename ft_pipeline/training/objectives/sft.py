@@ -72,6 +72,7 @@ def _mix(job: Job, settings: ExperimentSettings) -> _Parts:
         distilled = read_columns(job.inputs["distilled"] / "rows.parquet", _COLUMNS)
         answers = np.arange(len(distilled))
     weights, share, seed = settings.data.weights, settings.data.share, settings.training.seed
+    train, answers = _without(settings.data.without, (human, train), (distilled, answers))
     train, answers = (_weighted(table, rows, share, seed) for table, rows in ((human, train), (distilled, answers)))
     parts = [
         ("human", TableRows(human, _weighted(human, train, weights.human, seed))),
@@ -87,6 +88,30 @@ def _mix(job: Job, settings: ExperimentSettings) -> _Parts:
             "data.weights of the experiment or the shares in project.yaml."
         )
     return parts
+
+
+def _without(sources: Sequence[str], *parts: tuple[pa.Table, np.ndarray]) -> list[np.ndarray]:
+    """Return the rows of each part, (table, positions of rows), without those of some tables or files. UserError if one
+    of them has no row in any part."""
+    if not sources:
+        return [rows for _, rows in parts]
+    files = [
+        [
+            (row["table"], f"{row['table']}/{row['file']}")
+            for row in table.select(["table", "file"]).take(rows).to_pylist()
+        ]
+        for table, rows in parts
+    ]
+    known = {name for of_part in files for names in of_part for name in names}
+    if unknown := set(sources) - known:
+        raise UserError(
+            f"data.without names {min(unknown)!r}, which has no training row. Name one of {', '.join(sorted(known))}."
+        )
+    left_out = set(sources)
+    return [
+        rows[np.array([left_out.isdisjoint(names) for names in of_part], dtype=bool)]
+        for (_, rows), of_part in zip(parts, files, strict=True)
+    ]
 
 
 def _weighted(table: pa.Table, rows: np.ndarray, weight: float, seed: int) -> np.ndarray:
