@@ -11,6 +11,11 @@ from ft_pipeline.store.asset_pointers import current_artifact
 
 if TYPE_CHECKING:
     from ft_pipeline.store.artifacts import Artifact, ArtifactStore
+    from ft_pipeline.store.spec import ArtifactReference
+
+ADVICE = "advice.json"
+"""What the artifact of a feature's step adds to the recommendation and the report: title, sentences, picture (in
+Markdown, or empty). Absent where it has nothing to say."""
 
 
 class UnknownComparison(UserError, ValueError):
@@ -53,3 +58,14 @@ def decision_about(store: "ArtifactStore", comparison: "Artifact | None") -> dic
     if decision is None or comparison is None or decision.inputs["comparison"] != comparison.reference:
         return {}
     return decision.document("decision.json")
+
+
+def has_advice(artifact: "Artifact") -> bool:
+    """Return whether the step of a feature has something to say in the recommendation."""
+    return (artifact.path / ADVICE).is_file()
+
+
+def read_advice(store: "ArtifactStore", inputs: Mapping[str, "ArtifactReference"]) -> list[dict[str, Any]]:
+    """Return what steps of features say, by the inputs of a recommendation."""
+    found = (store.require(*reference) for reference in inputs.values())
+    return [artifact.document(ADVICE) for artifact in found if has_advice(artifact)]

@@ -1,6 +1,7 @@
 """The recommendation: the advice, what else the scores show, and the numbers behind it."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,13 @@ from ft_pipeline.decide.evidence import check_of, forgetting_of, lead_of
 from ft_pipeline.decide.observations import OBSERVATIONS
 
 
-def build_recommendation(desk: Desk, verdict: str, out: Path) -> dict[str, Any]:
-    """Write recommendation.json to `out` and return it. verdict: the sentence of the decision that it follows."""
+def build_recommendation(desk: Desk, verdict: str, out: Path, further: Sequence[str] = ()) -> dict[str, Any]:
+    """Write recommendation.json to `out` and return it.
+
+    verdict: the sentence of the decision that it follows. further: reasons of features, which come last.
+    """
     recommendation = {"verdict": verdict, **recommend(desk)}
+    recommendation["reasons"] += further
     (out / "recommendation.json").write_text(json.dumps(recommendation, indent=2, ensure_ascii=False), encoding="utf-8")
     return recommendation
 

@@ -10,13 +10,14 @@ import contextlib
 from typing import Any
 
 from ft_pipeline.decide.desk import Decided, Desk
-from ft_pipeline.decide.documents import whole_comparison
+from ft_pipeline.decide.documents import has_advice, read_advice, whole_comparison
 from ft_pipeline.decide.fitting import DataAtHand
 from ft_pipeline.decide.recommend import build_recommendation
 from ft_pipeline.decide.screened_out import as_shown
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.comparison.training_facts import training_facts_of
 from ft_pipeline.evaluation.metrics.single_answers import checks_of
+from ft_pipeline.features import feeding
 from ft_pipeline.page import Page, Points, Words
 from ft_pipeline.settings.sweep import is_sweep_member
 from ft_pipeline.step import BuildContext, SpecContext, StepConfig, spec_of, step_of
@@ -35,7 +36,10 @@ class Config(StepConfig):
 def spec(context: SpecContext) -> Spec:
     """Return the spec of the recommendation."""
     config = Config(min_test_rows=context.project.settings.promotion.min_test_rows, at_hand=_data_at_hand(context))
-    return spec_of("recommendation", {name: context.artifact(name) for name in ("comparison", "decision")}, config)
+    inputs = {name: context.artifact(name) for name in ("comparison", "decision")}
+    further = {name: context.find(name) for name in feeding("recommendation")}
+    inputs |= {name: found for name, found in further.items() if found and not found.redacted and has_advice(found)}
+    return spec_of("recommendation", inputs, config)
 
 
 def _data_at_hand(context: SpecContext) -> DataAtHand:
@@ -69,7 +73,8 @@ def build(build: BuildContext) -> dict[str, Any]:
         Decided.of(document),
         config.at_hand.describe_fits(comparison),
     )
-    return build_recommendation(desk, document["verdict"]["sentence"], build.out)
+    further = [sentence for advice in read_advice(build.store, build.spec.inputs) for sentence in advice["sentences"]]
+    return build_recommendation(desk, document["verdict"]["sentence"], build.out, further)
 
 
 def page(artifact: Artifact) -> Page:
@@ -87,7 +92,7 @@ def page(artifact: Artifact) -> Page:
 STEP = step_of(
     __name__,
     stage="evaluation",
-    deps=("comparison", "decision"),
+    deps=("comparison", "decision", *feeding("recommendation")),
     kinds=frozenset({"json"}),
     code_version="8",
 )

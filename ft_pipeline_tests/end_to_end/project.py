@@ -248,7 +248,7 @@ def ft_in_turn(root: Path, *commands: tuple[str, ...], timeout: float = 900) -> 
 SHARED = {
     *(f"raw_{name}" for name in FORMATS),
     *FORMATS,
-    *("quarantine", "conversations", "teacher_answers", "distilled"),
+    *("quarantine", "conversations", "teacher_answers", "distilled", "worth"),
     *("ratings", "judgements", "comparison", "decision", "recommendation", "champion", "model_card", "report"),
 }
 

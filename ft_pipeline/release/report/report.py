@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from ft_pipeline.decide.comparison import CHAMPION, Comparison, Row
-from ft_pipeline.decide.documents import read_comparison
+from ft_pipeline.decide.documents import read_advice, read_comparison
 from ft_pipeline.decide.findings.cost_lines import cost_lines
 from ft_pipeline.decide.first_screen import lights, risks
 from ft_pipeline.decide.plots import change_picture
@@ -31,7 +31,7 @@ from ft_pipeline.release.report.checks import check_values
 from ft_pipeline.release.report.errors import explain_worse_answers
 from ft_pipeline.release.report.flipped_probes import base_check_values
 from ft_pipeline.release.report.leads import lead_plot
-from ft_pipeline.release.report.scores import data_uri, score_values, searches
+from ft_pipeline.release.report.scores import data_uri, further_section, score_values, searches
 from ft_pipeline.release.report.verdicts import Verdicts
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 
@@ -120,6 +120,7 @@ def render_report(
         **values.checks(chosen),
         prompts=values.prompts(),
         searches=searches(store, comparison_artifact),
+        further=[further_section(advice) for advice in read_advice(store, recommendation.inputs)],
     )
     return text, worse
 

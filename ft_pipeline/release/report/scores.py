@@ -1,7 +1,7 @@
 """The scores, costs, leads and sweeps of the report, and the prompts that were searched."""
 
 import base64
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ft_pipeline.decide.comparison import Comparison, Row
@@ -72,4 +72,14 @@ def _searched(name: str, search: Artifact) -> dict[str, str]:
     if not summary["tries"]:
         return {}
     plot = tries_plot([each.measured.score for each in read_tries(search.path / TRIES_FILE)], summary["metric"])
-    return {"of": name, "sentence": describe_search(summary), "picture": plot.partition("](<")[2].removesuffix(">)")}
+    return {"of": name, "sentence": describe_search(summary), "picture": _address(plot)}
+
+
+def _address(picture: str) -> str:
+    """Return the address of a picture in Markdown: a data URI."""
+    return picture.partition("](<")[2].removesuffix(">)")
+
+
+def further_section(advice: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a feature's step adds: id, title, sentences, picture (a data URI, or empty)."""
+    return {**advice, "id": advice["title"].lower().replace(" ", "-"), "picture": _address(advice["picture"])}
