@@ -483,7 +483,7 @@ LATER = {
     "DataSettings": {"golden_test": "added", "group_templates": False},
     "DpoSettings": {"loss_type": "ipo", "sft_weight": 0.5},
     "EvaluationSettings": {"rivals": ["majority"]},
-    "ExperimentData": {"reasoning": "drop"},
+    "ExperimentData": {"reasoning": "drop", "without": ("alpaca",)},
     "ExperimentSettings": {
         "chat_template_kwargs": {"enable_thinking": False},
         "kto": KtoSettings(beta=0.5),

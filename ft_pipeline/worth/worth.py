@@ -8,11 +8,12 @@
 from collections.abc import Mapping
 from typing import Any
 
+from pydantic import Field
+
 from ft_pipeline.decide.documents import ADVICE
 from ft_pipeline.errors import UserError
 from ft_pipeline.page import Page, Picture, Points, Table, Words
 from ft_pipeline.settings.slices import SliceSettings
-from ft_pipeline.settings.yaml_file import later
 from ft_pipeline.small_plots import Lead, leads_plot
 from ft_pipeline.step import BuildContext, SpecContext, StepConfig, spec_of, step_of
 from ft_pipeline.store.artifacts import Artifact
@@ -30,9 +31,9 @@ class Config(StepConfig):
 
     by: str | None = None
     groups: int = MOST_GROUPS
-    slices: dict[str, SliceSettings] = later(default_factory=dict)
+    slices: dict[str, SliceSettings] = Field(default_factory=dict)
     """Only of groups by slice."""
-    price: float | None = later(None)
+    price: float | None = None
     """`costs.label`."""
 
 

@@ -30,7 +30,7 @@ from ft_pipeline_tests.tables.helpers import write_jsonl
 defs()
 TABLES = [*(f"raw_{name}" for name in FORMATS), *FORMATS, "conversations", "quarantine", "ratings"]
 """Steps that are run here on a few rows."""
-NOWHERE = {"judgements", "decision", "gguf", "gguf_scores", "searched_prompt"}
+NOWHERE = {"judgements", "decision", "gguf", "gguf_scores", "searched_prompt", "worth"}
 """Steps that need a model, and that the old store does not have: their page is tested with them."""
 WITHOUT_INPUTS = {"comparison", "recommendation", "champion", "model_card", "report", "gguf_scores"}
 """Steps whose inputs the old store does not have."""

@@ -28,7 +28,7 @@ PACKED = Path(__file__).parents[1] / "fixtures" / f"world_{COMMIT}.tar.zst"
 LIST = Path(__file__).with_name(f"runs_again_{COMMIT}.yaml")
 MOST_BYTES = 2_000_000
 EXPERIMENTS = ["cpt", "dpo", "lora", "qlora"]
-NOTHING_TO_SHOW = {"judgements", "searched_prompt"}
+NOTHING_TO_SHOW = {"judgements", "searched_prompt", "worth"}
 """Without a judge the one is empty; the other is newer than the store."""
 NO_PICTURE = b"\x89PNG\r\n\x1a\n"
 COMMANDS: dict[str, tuple[str, ...]] = {
