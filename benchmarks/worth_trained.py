@@ -1,0 +1,113 @@
+"""Whether trainings without a file agree with what `ft worth` says of it.
+
+    python -m benchmarks.worth_trained
+
+The train rows of the classification example are in three files by their situation; the answers of one are shuffled.
+`ft worth` is asked of them, and LoRA is trained with all, and without each of them (`data.without`), by `ft run`. What
+each file does for the score is read from the comparison of the four. Results go to
+benchmarks/results/worth_trained.json. Some 15 minutes on two cores.
+"""
+
+import json
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from benchmarks import machine
+from benchmarks.embedded import ROOT
+from ft_pipeline import scaffold
+
+RESULTS = ROOT / "benchmarks" / "results" / "worth_trained.json"
+FILES = ("first", "second", "shuffled")
+SEED = 0
+
+
+def make_project(root: Path) -> None:
+    """Write the example with its train rows in FILES, and an experiment without each."""
+    scaffold.create(root, example=False, small_example="classification")
+    folder, experiments = root / "data" / "raw" / "alpaca", root / "experiments"
+    path, chance = folder / "messages.jsonl", random.Random(SEED)
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    situations = sorted({row["group"] for row in rows})
+    chance.shuffle(situations)
+    file_of = {situation: FILES[place % len(FILES)] for place, situation in enumerate(situations)}
+    for name in FILES:
+        of_file = [row for row in rows if file_of[row["group"]] == name]
+        if name == "shuffled":
+            answers = [row["output"] for row in of_file]
+            chance.shuffle(answers)
+            of_file = [{**row, "output": answer} for row, answer in zip(of_file, answers, strict=True)]
+        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in of_file)
+        (folder / f"{name}.jsonl").write_text(lines, encoding="utf-8")
+    path.unlink()
+    settings = yaml.safe_load((experiments / "lora.yaml").read_text(encoding="utf-8"))
+    for other in experiments.glob("*.yaml"):
+        other.unlink()
+    for name, without in {"every": [], **{f"without_{name}": [f"alpaca/{name}.jsonl"] for name in FILES}}.items():
+        document = {**settings, **({"data": {"without": without}} if without else {})}
+        (experiments / f"{name}.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
+
+
+def ft(root: Path, *arguments: str) -> str:
+    """Run `ft` and return what it prints. CalledProcessError if it fails."""
+    command = [str(Path(sys.executable).with_name("ft")), *arguments, "--project", str(root)]
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
+def measure(root: Path) -> dict[str, Any]:
+    """Return what `ft worth` and the trainings say of each file."""
+    make_project(root)
+    started = time.monotonic()
+    ft(root, "run")
+    trained = time.monotonic() - started
+    document, comparison = (json.loads(ft(root, command, "--json")) for command in ("worth", "compare"))
+    asked = {group["group"]: group for group in document["groups"]}
+    scores = {row["name"]: row["scores"].get(comparison["primary_metric"]) for row in comparison["rows"]}
+    leads = {
+        (claim["row"], claim["rival"]): claim
+        for claim in comparison["claims"]
+        if claim["kind"] == "lead" and claim["measure"] == comparison["primary_metric"]
+    }
+    files: dict[str, Any] = {}
+    for name in FILES:
+        of_file, others = asked[f"alpaca/{name}.jsonl"], ("every/merged", f"without_{name}/merged")
+        files[name] = {
+            "rows": of_file["rows"],
+            "finding": of_file["finding"],
+            "of_word_model": of_file["effect"],
+            "of_lora": _lead(leads, *others),
+        }
+    return {
+        "minutes_of_run": round(trained / 60, 1),
+        "metric": comparison["primary_metric"],
+        "files": files,
+        "scores": scores,
+    }
+
+
+def _lead(leads: dict[tuple[str, str], dict[str, Any]], row: str, rival: str) -> dict[str, float] | None:
+    """Return by how much a row is ahead of another, with the ends of the interval; None if they were not compared."""
+    ends = ("value", "low", "high")
+    if claim := leads.get((row, rival)):
+        return {end: claim[end] for end in ends}
+    if claim := leads.get((rival, row)):
+        return {end: -claim[other] for end, other in zip(ends, ("value", "high", "low"), strict=True)}
+    return None
+
+
+def main() -> None:
+    """Measure, print and write."""
+    with tempfile.TemporaryDirectory() as folder:
+        found = {"machine": machine.describe(), **measure(Path(folder) / "messages")}
+    print(json.dumps(found, indent=2))
+    RESULTS.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
