@@ -126,7 +126,7 @@ class Endpoint:
         if reply.finish_reason == "content_filter":
             return Failure("filtered", "the provider's content filter removed the answer", reply=reply)
         if reply.finish_reason == "length":
-            message = f"the answer did not end within {self.teacher.max_new_tokens} tokens (teacher.max_new_tokens)"
+            message = f"the answer did not end within {self.teacher.max_new_tokens} tokens (max_new_tokens)"
             return Failure("cut_off", message, reply=reply)
         if is_empty(reply.text) and not reply.calls:
             return Failure("empty", "the answer is empty", reply=reply)
