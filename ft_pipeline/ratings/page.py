@@ -2,35 +2,25 @@
 
 import time
 from collections.abc import Callable, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlencode
+from urllib.parse import urlencode
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.applications import Starlette
 from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from ft_pipeline.errors import UserError
+from ft_pipeline.execution.local_forms import read_form, refuse, show
 from ft_pipeline.ratings.pairs import CHOICES, Match, Pair
 from ft_pipeline.ratings.raters import NOTE_CHARACTERS, clean_note, describe_masked
 from ft_pipeline.ratings.rating_ledger import Rating
 from ft_pipeline.ratings.results import next_step
-from ft_pipeline.release.report.answers import escape_invisible
 
-MAX_BODY_BYTES = 64_000
-"""Largest form: a note, the id of an item, and a verdict."""
-HEADERS = {
-    "Cache-Control": "no-store",
-    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; base-uri 'none'; "
-    "frame-ancestors 'none'",
-    "Referrer-Policy": "same-origin",
-    "X-Content-Type-Options": "nosniff",
-}
+TEMPLATES = Path(__file__).parent / "templates"
 
 
 class RatingPage:
@@ -52,7 +42,7 @@ class RatingPage:
             Route("/verdict", self._rate, methods=["POST"]),
             Route("/result", self._end, methods=["POST"]),
         ]
-        return Starlette(routes=routes, exception_handlers={UserError: _refuse})
+        return Starlette(routes=routes, exception_handlers={UserError: refuse})
 
     def is_complete(self) -> bool:
         """Return whether the rater has rated all pairs."""
@@ -74,11 +64,12 @@ class RatingPage:
         pair = next((pair for pair in pairs if pair.item == wanted), open_pairs[0] if open_pairs else None)
         progress: dict[str, Any] = {"done": len(pairs) - len(open_pairs), "of": len(pairs), "message": message}
         if pair is None:
-            return _page("done.html.jinja", back=pairs[-1].item if pairs else None, **progress)
+            return show(TEMPLATES, "done.html.jinja", back=pairs[-1].item if pairs else None, **progress)
         self._shown.setdefault(pair.item, time.monotonic())
         position = pairs.index(pair)
         rating = own.get(pair.item)
-        return _page(
+        return show(
+            TEMPLATES,
             "pair.html.jinja",
             pair=pair,
             answers=[pair.answers[self.match.name_at(side, pair, self.rater)] for side in (1, 2)],
@@ -92,7 +83,7 @@ class RatingPage:
 
     async def _rate(self, request: Request) -> Response:
         """Record a verdict, and go on with the next pair."""
-        form = await _read_form(request)
+        form = await read_form(request)
         return await run_in_threadpool(self._record, form)
 
     def _record(self, form: dict[str, str]) -> Response:
@@ -118,7 +109,8 @@ class RatingPage:
         result = self.match.result()
         lines = [*result.lines(), *identical_lines(self.match)]
         done = BackgroundTask(self.on_end)
-        return _page(
+        return show(
+            TEMPLATES,
             "result.html.jinja",
             background=done,
             result=result,
@@ -130,37 +122,3 @@ class RatingPage:
 def identical_lines(match: Match) -> Sequence[str]:
     """Return how many test items were not asked because both answers are the same."""
     return [f"{match.identical} more test items have the same answer twice. They are ties."] if match.identical else []
-
-
-def _page(name: str, background: BackgroundTask | None = None, status_code: int = 200, **values: Any) -> HTMLResponse:
-    html = _templates().get_template(name).render(**values)
-    return HTMLResponse(html, status_code=status_code, headers=HEADERS, background=background)
-
-
-def _refuse(request: Request, error: Exception) -> Response:
-    return _page("refused.html.jinja", status_code=409, message=str(error))
-
-
-async def _read_form(request: Request) -> dict[str, str]:
-    """Return the fields of a form. UserError if it is too large, or not text."""
-    body = b""
-    async for part in request.stream():
-        body += part
-        if len(body) > MAX_BODY_BYTES:
-            raise UserError(f"The form has more than {MAX_BODY_BYTES:,} bytes. Shorten the note.")
-    try:
-        fields = parse_qs(body.decode(), keep_blank_values=True, errors="strict", max_num_fields=10)
-    except ValueError:
-        raise UserError("The form cannot be read. Send it with the page of `ft rate`.") from None
-    return {name: values[-1] for name, values in fields.items()}
-
-
-@cache
-def _templates() -> Environment:
-    return Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,  # texts come from users and models
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        finalize=escape_invisible,
-    )
