@@ -25,6 +25,7 @@ unknown: nothing should be of this kind, or it is no regular file, such as a pip
 FILE_KINDS: tuple[tuple[str, Treatment], ...] = (
     ("data/raw/*", "rows"),
     ("data/excluded.yaml", "record"),  # salted hashes
+    ("data/relabels.jsonl", "text"),  # ids of rows, labels
     ("data/store/artifacts/*", "artifact"),
     ("data/store/blobs/*.zst", "blob"),
     ("data/store/blobs/*.reference.json", "no rows"),  # a path and a hash

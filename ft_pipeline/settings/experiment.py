@@ -42,6 +42,9 @@ class ExperimentData(Section):
     without: tuple[str, ...] = later(())
     """Tables or files whose rows are left out of training (sft), as `ft worth` names them: `alpaca` or
     `alpaca/old.jsonl`. Other experiments, and rivals, learn from them. Validation uses all rows."""
+    relabels: bool = later(False)
+    """Train on the labels that people gave again with `ft relabel` (sft), and not on those of the raw files. Validation
+    and test rows stay as they are."""
     system_prompt: str | None = None
     """The system prompt that the tuned model is trained and served with. Null: none."""
     reasoning: Literal["train", "keep", "drop"] = later("train")

@@ -229,6 +229,7 @@ def _shares_for_sft_only(settings: "ExperimentSettings") -> Violation:
         "learning_curve": settings.learning_curve,
         "data.share": settings.data.share < 1,
         "data.without": settings.data.without,
+        "data.relabels": settings.data.relabels,
     }
     key = next((name for name, value in chosen.items() if value), None)
     if settings.objective == "sft" or key is None:

@@ -6,11 +6,14 @@
 `max_length`, or a chat template that drops turns (docs/training-rows.md).
 """
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import PlainSerializer
 
 from ft_pipeline import small_plots
+from ft_pipeline.errors import UserError
 from ft_pipeline.job import Job
 from ft_pipeline.page import Columns, Lineage, Page, Picture, Table
 from ft_pipeline.project import Project
@@ -24,6 +27,7 @@ from ft_pipeline.steps.shared.table_pages import MATCHES_SCHEMA
 from ft_pipeline.steps.shared.teacher_distributions import asks_a_teacher, teacher_distributions_spec, teacher_model
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.spec import Spec
+from ft_pipeline.tables.relabels import changed_labels, digest, read_relabels
 from ft_pipeline.training.objectives.registry import OBJECTIVES, UNFILTERED_TABLES
 from ft_pipeline.training.token_table import COLUMNS, token_table
 
@@ -46,6 +50,8 @@ class Config(StepConfig):
     experiment: Annotated[ExperimentSettings, PlainSerializer(_of_the_rows, return_type=dict)]
     data: Annotated[DataSettings | None, PlainSerializer(DataSettings.config, return_type=dict)] = later(None)
     """How rows are split that no table of conversations has split."""
+    relabels: str | None = later(None)
+    """The SHA-256 of the labels that people gave again."""
 
 
 def spec(context: SpecContext) -> Spec:
@@ -65,8 +71,22 @@ def training_data_spec(context: SpecContext, settings: ExperimentSettings) -> Sp
     if settings.objective == "distill":
         inputs["teacher_distributions"] = _teacher_distributions(context, settings, inputs["base_model"])
     splits_here = settings.objective == "distill" or any(table in UNFILTERED_TABLES for table in tables)
-    config = Config(experiment=settings, data=context.project.settings.data if splits_here else None)
-    return spec_of("training_data", inputs, config, libraries=("transformers", "tokenizers"))
+    labels = _new_labels(context.project.root) if settings.data.relabels else {}
+    config = Config(
+        experiment=settings,
+        data=context.project.settings.data if splits_here else None,
+        relabels=digest(labels) if labels else None,
+    )
+    spec = spec_of("training_data", inputs, config, libraries=("transformers", "tokenizers"))
+    return replace(spec, handling={**spec.handling, "relabels": labels}) if labels else spec
+
+
+def _new_labels(root: Path) -> dict[str, str]:
+    """Return id → label of the rows that people labeled again. UserError if there are none."""
+    labels = changed_labels(read_relabels(root))
+    if not labels:
+        raise UserError("data.relabels is on, and no label was changed. Run `ft relabel`, or remove the key.")
+    return labels
 
 
 def _teacher_distributions(context: SpecContext, settings: ExperimentSettings, student: Artifact) -> Artifact:

@@ -9,5 +9,5 @@ FEATURE = Feature(
     settings={"project": "ft_pipeline.worth.settings:WorthKeys"},
     steps={"worth": "ft_pipeline.worth.worth"},
     feeds={"recommendation": ["worth"]},
-    commands={"worth": "ft_pipeline.worth.commands:worth"},
+    commands={"worth": "ft_pipeline.worth.commands:worth", "relabel": "ft_pipeline.worth.commands:relabel"},
 )

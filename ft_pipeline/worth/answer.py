@@ -56,6 +56,7 @@ def worth_of(
         "accuracy": float((whole.argmax(axis=-1) == folds.labels).mean()),
         "groups": [_effect(effect, by, price, share) for effect in found],
         "left_out": list(groups)[most_groups:],
+        "labels": list(folds.names),
         "wrong_labels": {
             **{name: value / share for name, value in asdict(expected_errors(folds, probabilities, units)).items()},
             "rows": [_suspect(suspect, rows, folds) for suspect in suspects(folds, probabilities)],
@@ -87,6 +88,7 @@ def _suspect(suspect: Suspect, rows: Sequence[KnownRow], folds: Folds) -> dict[s
     return {
         "id": row.talk.id,
         "source": row.source,
+        "split": row.split,
         "question": row.talk.question,
         "label": row.label,
         "likely": folds.names[suspect.likely],

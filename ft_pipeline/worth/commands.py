@@ -1,4 +1,4 @@
-"""`ft worth`."""
+"""`ft worth` and `ft relabel`."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -31,26 +31,12 @@ def worth(
 
     Example: ft worth --by file
     """
-    from ft_pipeline.worth.answer import sections, worth_of
-    from ft_pipeline.worth.known_rows import BY, read_known_rows
+    from ft_pipeline.worth.answer import sections
+    from ft_pipeline.worth.known_rows import BY
 
     if by not in BY:
         raise UserError(f"--by {by} is unknown. Choose one of {', '.join(BY)}.")
-    store = ArtifactStore(project.store)
-    conversations, distilled = (current_artifact(store, asset) for asset in ("conversations", "distilled"))
-    if conversations is None:
-        raise UserError("The project has no conversations yet. Run `ft run` first.")
-    rows, total = read_known_rows(conversations.path, distilled.path if distilled else None)
-    document = worth_of(
-        rows,
-        by,
-        {name: rule.model_dump(mode="json") for name, rule in project.settings.evaluation.slices.items()},
-        most_groups=groups,
-        price=project.settings.costs.label,
-        total=total,
-        seed=seed,
-        tell=lambda group: say(stderr, plain(f"without {group}")),
-    )
+    document = _ask(project, by, groups, seed)
 
     def show(console: Console, document: Mapping[str, Any]) -> None:
         for section in sections(document, labels):
@@ -58,3 +44,60 @@ def worth(
             console.print()
 
     return Answer(document, show)
+
+
+def _ask(project: Project, by: str, most_groups: int, seed: int = 0) -> dict[str, Any]:
+    """Return the document of the rows of a project."""
+    from ft_pipeline.worth.answer import worth_of
+    from ft_pipeline.worth.known_rows import read_known_rows
+
+    store = ArtifactStore(project.store)
+    conversations, distilled = (current_artifact(store, asset) for asset in ("conversations", "distilled"))
+    if conversations is None:
+        raise UserError("The project has no conversations yet. Run `ft run` first.")
+    rows, total = read_known_rows(conversations.path, distilled.path if distilled else None)
+    return worth_of(
+        rows,
+        by,
+        {name: rule.model_dump(mode="json") for name, rule in project.settings.evaluation.slices.items()},
+        most_groups=most_groups,
+        price=project.settings.costs.label,
+        total=total,
+        seed=seed,
+        tell=lambda group: say(stderr, plain(f"without {group}")),
+    )
+
+
+@command
+def relabel(
+    project: Project,
+    number: Annotated[int, typer.Option("-n", min=1, help="Rows that are asked, the surest first.")] = 20,
+    port: Annotated[int, typer.Option("--port", "-p", min=0, max=65535, help="Port on 127.0.0.1. 0: a free one.")] = 0,
+) -> Answer:
+    """Label the train rows again whose labels are probably wrong (`ft worth`), on a page on 127.0.0.1, blind to which
+    label a row has. Raw files stay as they are: an experiment with `data.relabels` trains on the new labels.
+
+    Example: ft relabel -n 40
+    """
+    from ft_pipeline.execution.local_page import LocalPage
+    from ft_pipeline.worth.relabel_page import RelabelPage, asked_rows, count_decided, result_lines
+
+    document = _ask(project, "label", 0)
+    rows = asked_rows(document, number)
+    if not rows:
+        raise UserError("No label of a train row is probably wrong. There is nothing to label again.")
+    served = LocalPage(port)
+    page = RelabelPage(project.root, rows, document["labels"], served.stop)
+    if any(row.id not in page.decided() for row in rows):
+        try:
+            served.serve(page.app(), lambda url: say(stderr, f"Label at {url}. Press Ctrl-C to stop."))
+        except KeyboardInterrupt:
+            say(stderr, "ft: stopped. All labels are kept.")
+    decided = page.decided()
+    found = {**count_decided(rows, decided), "lines": result_lines(rows, decided)}
+
+    def show(console: Console, document: Mapping[str, Any]) -> None:
+        for line in document["lines"]:
+            say(console, plain(line))
+
+    return Answer(found, show)

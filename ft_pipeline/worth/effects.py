@@ -72,7 +72,7 @@ def effects_of(
     whole: folds.probabilities(). units: of each row, for the intervals. share: of all rows, those that are looked at.
     tell: called with the name of each group before the 3 × FOLDS × REPEATS trainings for it.
     """
-    generator, level, found = np.random.default_rng(seed), 1 - ONE_SIDED / len(groups), list[Effect]()
+    generator, level, found = np.random.default_rng(seed), 1 - ONE_SIDED / max(1, len(groups)), list[Effect]()
     every = np.ones(len(units), bool)
 
     def lead(first: Floats, second: Floats, asked: Mask) -> Score:

@@ -43,11 +43,14 @@ class KnownRow:
     """The split group: rows with equal names are never on both sides of a fold."""
     teacher: str = PEOPLE
     """Who answered."""
+    split: str = "train"
+    row: int | None = None
+    """Its number in the file."""
 
     @property
     def source(self) -> str:
-        """The table and the file."""
-        return f"{self.talk.table}/{self.talk.file}"
+        """Where people find it: table/file:row."""
+        return f"{self.talk.table}/{self.talk.file}" + (f":{self.row}" if self.row else "")
 
 
 def read_known_rows(conversations: Path, distilled: Path | None = None) -> tuple[list[KnownRow], int]:
@@ -66,9 +69,9 @@ def read_known_rows(conversations: Path, distilled: Path | None = None) -> tuple
 
 def _read(folder: Path, ids: Sequence[str]) -> list[KnownRow]:
     """Return the rows of one artifact with these ids."""
-    columns, is_chosen = ["id", "messages", "tools", "group", "teacher"], [("id", "in", ids)]
+    columns, is_chosen = ["id", "messages", "tools", "group", "teacher", "split", "row"], [("id", "in", ids)]
     rows = read_columns(folder / "rows.parquet", columns, is_chosen).to_pylist()
-    origin = {row["id"]: (str(row["group"]), row.get("teacher", PEOPLE)) for row in rows}
+    origin = {row["id"]: (str(row["group"]), row.get("teacher", PEOPLE), row["split"], row["row"]) for row in rows}
     last = {item.group: AnsweredQuestion.of(item).reference for item in make_items(rows)}
     return [KnownRow(talk, last[talk.id], *origin[talk.id]) for talk in read_talks(folder, ids) if talk.id in last]
 

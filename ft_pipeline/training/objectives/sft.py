@@ -1,6 +1,6 @@
 """Rows of `sft`: conversations and distilled answers, mixed by weight; the loss is on the assistant's turns alone."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from ft_pipeline.models.reasoning import without_reasoning
 from ft_pipeline.settings.experiment import ExperimentData, ExperimentSettings
 from ft_pipeline.tables.formats.arrow_schema import read_columns
 from ft_pipeline.tables.formats.turns import plain
+from ft_pipeline.tables.relabels import with_label
 from ft_pipeline.training.objectives.cpt import replay_blocks
 from ft_pipeline.training.objectives.rows import PreparedRows, RowSource, TableRows
 from ft_pipeline.training.tokens.chat_tokens import (
@@ -34,10 +35,10 @@ _COLUMNS = ["id", "split", "table", "file", "row", "messages", "tools"]
 def prepare_rows(job: Job, settings: ExperimentSettings, tokenizer: Any, limits: dict[str, int]) -> PreparedRows:
     """Return the rows of conversations, distilled answers and replayed texts. UserError if a split has no row."""
     checks = AnswerChecks(tokenizer)
-    parts = _mix(job, settings)
+    parts, relabels = _mix(job, settings), job.handling.get("relabels", {})
     answers = RowSource(
         sum(len(part) for _, part in parts),
-        lambda items: _tokenize(tokenizer, _rows_of(parts, items), settings.data),
+        lambda items: _tokenize(tokenizer, _relabeled(_rows_of(parts, items), relabels), settings.data),
         checks.add,
     )
     if settings.data.weights.replay <= 0:
@@ -60,6 +61,16 @@ def _rows_of(parts: _Parts, items: slice) -> list[dict[str, Any]]:
         rows += [{**row, "source": source} for row in part_rows]
         first += len(part)
     return rows
+
+
+def _relabeled(rows: Sequence[dict[str, Any]], labels: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Return rows with the labels that people gave again to train rows. labels: by the id of the row."""
+    return [
+        {**row, "messages": with_label(row["messages"], labels[row["id"]])}
+        if row["split"] == "train" and row["id"] in labels
+        else row
+        for row in rows
+    ]
 
 
 def _mix(job: Job, settings: ExperimentSettings) -> _Parts:
