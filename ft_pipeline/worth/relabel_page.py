@@ -74,7 +74,7 @@ class RelabelPage:
         own, wanted = self.decided(), request.query_params.get("item")
         open_rows = [row for row in self.rows if row.id not in own]
         row = next((row for row in self.rows if row.id == wanted), open_rows[0] if open_rows else None)
-        progress = {"done": len(self.rows) - len(open_rows), "of": len(self.rows)}
+        progress: dict[str, Any] = {"done": len(self.rows) - len(open_rows), "of": len(self.rows)}
         if row is None:
             return show(TEMPLATES, "relabeled.html.jinja", back=self.rows[-1].id, **progress)
         place = self.rows.index(row)
