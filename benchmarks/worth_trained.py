@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,10 @@ import yaml
 from benchmarks import machine
 from benchmarks.embedded import ROOT
 from ft_pipeline import scaffold
+from ft_pipeline.decide.claim import Claim
+from ft_pipeline.decide.documents import whole_comparison
+from ft_pipeline.store.artifacts import ArtifactStore
+from ft_pipeline.store.asset_pointers import current_artifact
 
 RESULTS = ROOT / "benchmarks" / "results" / "worth_trained.json"
 FILES = ("first", "second", "shuffled")
@@ -46,6 +51,8 @@ def make_project(root: Path) -> None:
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in of_file)
         (folder / f"{name}.jsonl").write_text(lines, encoding="utf-8")
     path.unlink()
+    with (root / "project.yaml").open("a", encoding="utf-8") as file:
+        file.write("\nworth: {by: file}\n")
     settings = yaml.safe_load((experiments / "lora.yaml").read_text(encoding="utf-8"))
     for other in experiments.glob("*.yaml"):
         other.unlink()
@@ -66,14 +73,15 @@ def measure(root: Path) -> dict[str, Any]:
     started = time.monotonic()
     ft(root, "run")
     trained = time.monotonic() - started
-    document, comparison = (json.loads(ft(root, command, "--json")) for command in ("worth", "compare"))
+    document = json.loads(ft(root, "worth", "--json"))
+    # All of it, and not what people see: a model that does not lead on the validation rows shows them no test result.
+    compared = current_artifact(ArtifactStore(root / "data" / "store"), "comparison")
+    assert compared is not None
+    comparison = whole_comparison(compared)
     asked = {group["group"]: group for group in document["groups"]}
-    scores = {row["name"]: row["scores"].get(comparison["primary_metric"]) for row in comparison["rows"]}
-    leads = {
-        (claim["row"], claim["rival"]): claim
-        for claim in comparison["claims"]
-        if claim["kind"] == "lead" and claim["measure"] == comparison["primary_metric"]
-    }
+    metric = comparison.primary
+    scores = {row.name: row.scores[metric].value for row in comparison.rows if metric in row.scores}
+    leads = {(lead.row, lead.rival): lead for lead in comparison.of_kind("lead") if lead.measure == metric}
     files: dict[str, Any] = {}
     for name in FILES:
         of_file, others = asked[f"alpaca/{name}.jsonl"], ("every/merged", f"without_{name}/merged")
@@ -85,19 +93,19 @@ def measure(root: Path) -> dict[str, Any]:
         }
     return {
         "minutes_of_run": round(trained / 60, 1),
-        "metric": comparison["primary_metric"],
+        "metric": metric,
         "files": files,
         "scores": scores,
     }
 
 
-def _lead(leads: dict[tuple[str, str], dict[str, Any]], row: str, rival: str) -> dict[str, float] | None:
+def _lead(leads: Mapping[tuple[str, str], Claim], row: str, rival: str) -> dict[str, float | None] | None:
     """Return by how much a row is ahead of another, with the ends of the interval; None if they were not compared."""
-    ends = ("value", "low", "high")
     if claim := leads.get((row, rival)):
-        return {end: claim[end] for end in ends}
+        return {"value": claim.value, "low": claim.low, "high": claim.high}
     if claim := leads.get((rival, row)):
-        return {end: -claim[other] for end, other in zip(ends, ("value", "high", "low"), strict=True)}
+        ends = {"value": claim.value, "low": claim.high, "high": claim.low}
+        return {end: None if value is None else -value for end, value in ends.items()}
     return None
 
 
