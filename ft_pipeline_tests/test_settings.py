@@ -483,7 +483,7 @@ LATER = {
     "DataSettings": {"golden_test": "added", "group_templates": False},
     "DpoSettings": {"loss_type": "ipo", "sft_weight": 0.5},
     "EvaluationSettings": {"rivals": ["majority"]},
-    "ExperimentData": {"reasoning": "drop", "without": ("alpaca",)},
+    "ExperimentData": {"reasoning": "drop", "without": ("alpaca",), "relabels": True},
     "ExperimentSettings": {
         "chat_template_kwargs": {"enable_thinking": False},
         "kto": KtoSettings(beta=0.5),
@@ -521,7 +521,7 @@ LATER = {
         "semantic_duplicates": SemanticModel(model="minilm", revision=None, content=None, similarity=0.8)
     },
     "teacher_answers": {"ignored_while_decoding": ["top_k"]},
-    "training_data": {"data": DataSettings()},
+    "training_data": {"data": DataSettings(), "relabels": "0" * 64},
     "adapter": {"rewards": {"short": 1}, "ignored_while_decoding": ["top_k"]},
     "gguf": {"name": "shop-lora"},
     "champion": {"approved": 3},

@@ -107,6 +107,7 @@ def new_study(request: SweepRequest, document: dict[str, Any], space: tuple[Dime
         except MissingInput as missing:
             build_unlisted(context, request.experiment, missing.spec)
     training = adapter_spec(context, phases[-1], context.artifact("training_data"), base, start)
+    data = context.artifact("training_data")
     identity = {
         "settings": _settings_that_stay(settings_for_base(phases[-1].settings, base), space),
         "rewards": training.config.get("rewards"),
@@ -114,7 +115,8 @@ def new_study(request: SweepRequest, document: dict[str, Any], space: tuple[Dime
         "seed": request.seed,
         "base": base.fingerprint,
         "start": start.fingerprint if start else None,
-        "data": context.artifact("training_data").inputs,
+        "data": data.inputs,
+        **{key: data.spec["config"][key] for key in ("relabels",) if key in data.spec["config"]},
     }
     study_id = sha256_of_json(identity)
     return Study(context, request.experiment, document, space, phases, base, start, request.seed, study_id)

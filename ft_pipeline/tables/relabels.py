@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ft_pipeline.errors import UserError
+from ft_pipeline.store.text_redaction import PLACEHOLDER
 from ft_pipeline.tables.formats.turns import is_trained
 
 FILE_NAME = "data/relabels.jsonl"
@@ -38,7 +39,7 @@ def read_relabels(root: Path) -> dict[str, Relabel]:
     path, found = root / FILE_NAME, dict[str, Relabel]()
     if not path.is_file():
         return found
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(path.read_bytes().rstrip(b"\n").split(b"\n"), 1):
         try:
             decision = Relabel(**json.loads(line))
         except (ValueError, TypeError):
@@ -49,7 +50,7 @@ def read_relabels(root: Path) -> dict[str, Relabel]:
 
 def add_relabel(root: Path, decision: Relabel) -> None:
     """Add a decision, with the time of now."""
-    line = json.dumps({**asdict(decision), "time": datetime.now(UTC).isoformat(timespec="seconds")}, ensure_ascii=False)
+    line = json.dumps({**asdict(decision), "time": datetime.now(UTC).isoformat(timespec="seconds")})
     path = root / FILE_NAME
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
@@ -57,11 +58,11 @@ def add_relabel(root: Path, decision: Relabel) -> None:
 
 
 def changed_labels(decisions: Mapping[str, Relabel]) -> dict[str, str]:
-    """Return id → the new label of each row whose label changes."""
+    """Return id → the new label of each row whose label changes. A label that was erased is none."""
     return {
         name: decision.label
         for name, decision in sorted(decisions.items())
-        if decision.label is not None and decision.label != decision.was
+        if decision.label not in (None, decision.was) and PLACEHOLDER not in decision.label
     }
 
 
@@ -71,6 +72,8 @@ def digest(labels: Mapping[str, str]) -> str:
 
 
 def with_label(messages: Sequence[Mapping[str, Any]], label: str) -> list[dict[str, Any]]:
-    """Return the turns of a conversation with another last answer."""
+    """Return the turns of a conversation with another last answer, without the reasoning that led to the old one."""
     last = max(place for place, turn in enumerate(messages) if is_trained(turn))
-    return [{**turn, "content": label} if place == last else {**turn} for place, turn in enumerate(messages)]
+    answer = {**messages[last], "content": label}
+    answer |= {"reasoning_content": None} if answer.get("reasoning_content") else {}
+    return [answer if place == last else {**turn} for place, turn in enumerate(messages)]

@@ -2,13 +2,15 @@
 
 import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 from transformers import AutoConfig
 
+from ft_pipeline.errors import UserError
 from ft_pipeline.job import Job
 from ft_pipeline.models.load import load_tokenizer
 from ft_pipeline.models.model_structure import context_window
@@ -22,6 +24,9 @@ from ft_pipeline.training.token_rows import OF_EVERY_ROW, OF_PAIRS, failures
 from ft_pipeline.training.token_table import EXTRA_COLUMNS, token_table
 from ft_pipeline.training.tokens.long_rows import LongRows
 from ft_pipeline.training.tokens.token_audit import Row, TokenAudit
+
+RELABELS = "relabels.json"
+"""Id → label of the train rows that people labeled again. Absent if there are none."""
 
 
 def run(job: Job) -> dict[str, Any]:
@@ -44,9 +49,25 @@ def run(job: Job) -> dict[str, Any]:
     long_rows = LongRows(settings.training.long_rows, max_length)
     audit, check = _write_rows(prepared, job, tokenizer, limits, long_rows)
     report = {**audit, "left_out": [*prepared.left_out, *long_rows.left_out()], **long_rows.report()}
+    if labels := job.handling.get("relabels"):
+        _write_relabels(job, labels)
     (job.out / "audit.json").write_text(json.dumps(report, indent=2, ensure_ascii=False), encoding="utf-8")
     _log(job, report, sum(report["rows"].values()))
     return {"audit": report, "checks": {"matches_schema": asdict(check)}}
+
+
+def _write_relabels(job: Job, labels: Mapping[str, str]) -> None:
+    """Write which train rows have another label than their raw file, and which one. UserError if none has."""
+    trained = set(pq.read_table(job.out / "train.parquet", columns=["id"])["id"].to_pylist())
+    applied = {name: label for name, label in labels.items() if name in trained}
+    if not applied:
+        raise UserError(
+            f"None of the {len(labels)} rows that were labeled again is trained. Run `ft relabel`, or remove "
+            "data.relabels."
+        )
+    text = json.dumps(applied, indent=2, ensure_ascii=False)
+    (job.out / RELABELS).write_text(text, encoding="utf-8")
+    job.report.log(f"{len(applied)} of {len(labels)} rows that were labeled again are trained with their new label")
 
 
 def _log(job: Job, report: dict[str, Any], rows: int) -> None:

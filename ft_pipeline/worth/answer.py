@@ -11,7 +11,7 @@ from ft_pipeline.evaluation.rivals.answered_questions import NoRival
 from ft_pipeline.page import Cell, Grid, Heading, Section
 from ft_pipeline.worth.cross_validation import Folds
 from ft_pipeline.worth.effects import NEXT, Effect, effects_of
-from ft_pipeline.worth.known_rows import KnownRow, check, groups_by, units_of
+from ft_pipeline.worth.known_rows import PEOPLE, KnownRow, check, groups_by, units_of
 from ft_pipeline.worth.wrong_labels import Suspect, expected_errors, suspects
 
 LEARNER = "word_model"
@@ -38,12 +38,12 @@ def worth_of(
     """
     units = units_of(rows)
     check(rows, units)
-    groups = groups_by(rows, by, rules)
+    groups, people = groups_by(rows, by, rules), np.array([row.teacher == PEOPLE for row in rows])
     chosen, share = dict(list(groups.items())[:most_groups]), len(rows) / (total or len(rows))
     try:
         folds = Folds.of([row.talk.question for row in rows], [row.label for row in rows], units, seed)
         whole = folds.probabilities()
-        found = effects_of(folds, whole, chosen, units, seed=seed, share=share, tell=tell)
+        found = effects_of(folds, whole, chosen, units, seed=seed, share=share, asked=people, tell=tell)
     except NoRival as reason:
         raise UserError(f"{LEARNER} cannot learn from these rows: {reason}. Check them with `ft inspect`.") from None
     probabilities = whole.mean(axis=0)
@@ -53,8 +53,8 @@ def worth_of(
         "rows": len(rows),
         "of_rows": total or len(rows),
         "units": len(np.unique(units)),
-        "accuracy": float((whole.argmax(axis=-1) == folds.labels).mean()),
-        "groups": [_effect(effect, by, price, share) for effect in found],
+        "accuracy": float((whole.argmax(axis=-1) == folds.labels)[:, people].mean()),
+        "groups": [_effect(effect, by, price, int((people & chosen[effect.group]).sum() / share)) for effect in found],
         "left_out": list(groups)[most_groups:],
         "labels": list(folds.names),
         "wrong_labels": {
@@ -64,8 +64,9 @@ def worth_of(
     }
 
 
-def _effect(effect: Effect, by: str, price: float | None, share: float) -> dict[str, Any]:
-    cost = None if price is None else price * effect.rows / share
+def _effect(effect: Effect, by: str, price: float | None, paid: int) -> dict[str, Any]:
+    """Return a group. paid: the number of its rows that people labeled."""
+    cost = price * paid if price is not None and paid else None
     return {
         **asdict(effect),
         "finding": _finding(effect, by),
@@ -88,10 +89,10 @@ def _suspect(suspect: Suspect, rows: Sequence[KnownRow], folds: Folds) -> dict[s
     return {
         "id": row.talk.id,
         "source": row.source,
-        "split": row.split,
         "question": row.talk.question,
         "label": row.label,
         "likely": folds.names[suspect.likely],
+        "can_be_asked": row.can_be_asked,
         "probability": suspect.probability,
         "own_probability": suspect.own_probability,
         "nearest": [{"id": rows[other].talk.id, "question": rows[other].talk.question} for other in suspect.nearest],

@@ -50,12 +50,16 @@ def _ask(project: Project, by: str, most_groups: int, seed: int = 0) -> dict[str
     """Return the document of the rows of a project."""
     from ft_pipeline.worth.answer import worth_of
     from ft_pipeline.worth.known_rows import read_known_rows
+    from ft_pipeline.worth.worth import belongs_to
 
     store = ArtifactStore(project.store)
     conversations, distilled = (current_artifact(store, asset) for asset in ("conversations", "distilled"))
     if conversations is None:
         raise UserError("The project has no conversations yet. Run `ft run` first.")
-    rows, total = read_known_rows(conversations.path, distilled.path if distilled else None)
+    if conversations.redacted:
+        raise UserError("A row was erased from the conversations. Run `ft run` first.")
+    taught = distilled.path if distilled and belongs_to(distilled, conversations) else None
+    rows, total = read_known_rows(conversations.path, taught)
     return worth_of(
         rows,
         by,
@@ -86,8 +90,16 @@ def relabel(
     rows = asked_rows(document, number)
     if not rows:
         raise UserError("No label of a train row is probably wrong. There is nothing to label again.")
-    served = LocalPage(port)
-    page = RelabelPage(project.root, rows, document["labels"], served.stop)
+    served, store = LocalPage(port), ArtifactStore(project.store)
+    asked = current_artifact(store, "conversations")
+    assert asked is not None
+
+    def require_rows() -> None:
+        now = store.open(*asked.reference)
+        if now is None or now.redacted:
+            raise UserError("Rows were erased since they were read. Run `ft run`, and start `ft relabel` again.")
+
+    page = RelabelPage(project.root, rows, document["labels"], served.stop, require_rows)
     if any(row.id not in page.decided() for row in rows):
         try:
             served.serve(page.app(), lambda url: say(stderr, f"Label at {url}. Press Ctrl-C to stop."))

@@ -65,28 +65,30 @@ def effects_of(
     *,
     seed: int = 0,
     share: float = 1.0,
+    asked: Mask | None = None,
     tell: Callable[[str], None] = lambda group: None,
 ) -> list[Effect]:
     """Return the effect of each group, in the order of the groups.
 
     whole: folds.probabilities(). units: of each row, for the intervals. share: of all rows, those that are looked at.
+    asked: rows whose labels count as right; None: all.
     tell: called with the name of each group before the 3 × FOLDS × REPEATS trainings for it.
     """
     generator, level, found = np.random.default_rng(seed), 1 - ONE_SIDED / max(1, len(groups)), list[Effect]()
-    every = np.ones(len(units), bool)
+    every = np.ones(len(units), bool) if asked is None else asked
 
-    def lead(first: Floats, second: Floats, asked: Mask) -> Score:
-        right = [(each[:, asked].argmax(axis=-1) == folds.labels[asked]).mean(axis=0) for each in (first, second)]
-        return _lead(right[0], right[1], units[asked], level)
+    def lead(first: Floats, second: Floats, of: Mask) -> Score:
+        right = [(each[:, of].argmax(axis=-1) == folds.labels[of]).mean(axis=0) for each in (first, second)]
+        return _lead(right[0], right[1], units[of], level)
 
     for name, members in groups.items():
         tell(name)
         count, without = int(members.sum()), folds.probabilities(members)
         of_others = np.isin(np.arange(len(folds.names)), folds.labels[~members])
-        for_others = lead(whole * of_others, without * of_others, ~members)
-        over_others = None
-        if 2 * count <= len(members):
-            over_others = lead(folds.probabilities(_as_many(~members, members, folds, generator)), without, members)
+        for_others = lead(whole * of_others, without * of_others, every & ~members)
+        over_others, own = None, every & members
+        if 2 * count <= len(members) and own.any():
+            over_others = lead(folds.probabilities(_as_many(~members, members, folds, generator)), without, own)
         of_next = None
         if count >= FEW:
             halved = folds.probabilities(np.array([_some(members, count // 2, generator) for _ in folds.fold])[:, None])

@@ -43,7 +43,8 @@ class KnownRow:
     """The split group: rows with equal names are never on both sides of a fold."""
     teacher: str = PEOPLE
     """Who answered."""
-    split: str = "train"
+    can_be_asked: bool = True
+    """Whether a person can label it again: a train row that a person wrote, and whose answer is only text."""
     row: int | None = None
     """Its number in the file."""
 
@@ -54,26 +55,40 @@ class KnownRow:
 
 
 def read_known_rows(conversations: Path, distilled: Path | None = None) -> tuple[list[KnownRow], int]:
-    """Return the rows, sorted by id, and how many there are: only the first MOST_ROWS are read. A conversation of
-    several answers counts with its last one. A teacher's answer that no person gave is no label, and left out.
+    """Return the rows, sorted by id, and how many there are: at most MOST_ROWS are read, those of people first. A
+    conversation of several answers counts with its last one. A teacher's answer that no person gave is no label.
 
     conversations, distilled: the folders of these artifacts.
     """
-    folders, not_test = list(filter(None, (conversations, distilled))), [("split", "!=", "test")]
-    ids = [pq.read_table(folder / "rows.parquet", columns=["id"], filters=not_test)["id"] for folder in folders]
-    every = sorted(name for column in ids for name in column.to_pylist())
-    found = [row for folder in folders for row in _read(folder, every[:MOST_ROWS])]
-    labels = {row.label for row in found if row.teacher == PEOPLE}
-    return sorted((row for row in found if row.label in labels), key=lambda row: row.talk.id), len(every)
+    ids = _ids(conversations)
+    people = _read(conversations, ids[:MOST_ROWS])
+    labels, total = {row.label for row in people}, len(ids)
+    of_teacher: list[KnownRow] = []
+    if distilled is not None and (room := MOST_ROWS - len(people)) > 0 and (ids := _ids(distilled)):
+        of_teacher = [row for row in _read(distilled, ids[:room]) if row.label in labels]
+        total += round(len(of_teacher) * len(ids) / min(room, len(ids)))
+    return sorted([*people, *of_teacher], key=lambda row: row.talk.id), total
+
+
+def _ids(folder: Path) -> list[str]:
+    """Return the sorted ids of the rows that are no test rows."""
+    column = pq.read_table(folder / "rows.parquet", columns=["id"], filters=[("split", "!=", "test")])["id"]
+    return sorted(column.to_pylist())
 
 
 def _read(folder: Path, ids: Sequence[str]) -> list[KnownRow]:
     """Return the rows of one artifact with these ids."""
-    columns, is_chosen = ["id", "messages", "tools", "group", "teacher", "split", "row"], [("id", "in", ids)]
-    rows = read_columns(folder / "rows.parquet", columns, is_chosen).to_pylist()
-    origin = {row["id"]: (str(row["group"]), row.get("teacher", PEOPLE), row["split"], row["row"]) for row in rows}
-    last = {item.group: AnsweredQuestion.of(item).reference for item in make_items(rows)}
-    return [KnownRow(talk, last[talk.id], *origin[talk.id]) for talk in read_talks(folder, ids) if talk.id in last]
+    columns = ["id", "messages", "tools", "group", "teacher", "split", "row"]
+    rows = read_columns(folder / "rows.parquet", columns, [("id", "in", ids)]).to_pylist()
+    by_id, last = {row["id"]: row for row in rows}, {item.group: item for item in make_items(rows)}
+    found = []
+    for talk in read_talks(folder, ids):
+        if (item := last.get(talk.id)) is not None:
+            row, answered = by_id[talk.id], AnsweredQuestion.of(item)
+            can_be_asked = row["split"] == "train" and "teacher" not in row and not answered.calls
+            origin = (str(row["group"]), row.get("teacher", PEOPLE), can_be_asked, row["row"])
+            found.append(KnownRow(talk, answered.reference, *origin))
+    return found
 
 
 def check(rows: Sequence[KnownRow], units: NDArray[np.int64]) -> None:
@@ -113,7 +128,8 @@ def groups_by(rows: Sequence[KnownRow], by: str, rules: Mapping[str, Any]) -> di
         counts = Counter(values).most_common()
         if len(counts) == 1:
             raise UserError(f"All rows have the same {by}, {counts[0][0]!r}: nothing to compare. Try another --by.")
-        return {value: np.array([each == value for each in values]) for value, _ in counts}
+        # A teacher is asked for what it does for people; they are no group beside it.
+        return {value: np.array([each == value for each in values]) for value, _ in counts if value != PEOPLE}
     talks = [row.talk for row in rows]
     if by == "slice":
         found = [of_rule(name, SliceSettings.model_validate(rule), talks) for name, rule in rules.items()]

@@ -19,6 +19,7 @@ from starlette.routing import Route
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.execution.local_forms import read_form, refuse, show
+from ft_pipeline.store.locks import project_lock
 from ft_pipeline.tables.relabels import Relabel, add_relabel, read_relabels
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -45,16 +46,25 @@ class Asked:
 
 def asked_rows(document: Mapping[str, Any], number: int) -> list[Asked]:
     """Return the surest so many train rows of the document of `ft worth`."""
-    rows = [row for row in document["wrong_labels"]["rows"] if row["split"] == "train"]
+    rows = [row for row in document["wrong_labels"]["rows"] if row["can_be_asked"]]
     return [Asked(row["id"], row["source"], row["question"], row["label"], row["likely"]) for row in rows[:number]]
 
 
 class RelabelPage:
     """Asks about rows in order, and shows after the last one what was decided."""
 
-    def __init__(self, root: Path, rows: Sequence[Asked], labels: Sequence[str], on_end: Callable[[], None]) -> None:
-        """root: the project folder. labels: all that a row may get. on_end: called when the result was shown."""
-        self.root, self.rows, self.labels, self.on_end = root, rows, labels, on_end
+    def __init__(
+        self,
+        root: Path,
+        rows: Sequence[Asked],
+        labels: Sequence[str],
+        on_end: Callable[[], None],
+        require_rows: Callable[[], None] = lambda: None,
+    ) -> None:
+        """root: the project folder. labels: all that a row may get. on_end: called when the result was shown.
+        require_rows: raises UserError if rows were erased since."""
+        self.root, self.rows, self.labels = root, rows, labels
+        self.on_end, self.require_rows = on_end, require_rows
 
     def app(self) -> Starlette:
         """Return the web application."""
@@ -83,6 +93,7 @@ class RelabelPage:
             TEMPLATES,
             "relabel.html.jinja",
             row=row,
+            places={label: str(place) for place, label in enumerate(self.labels)},  # a form keeps numbers as they are
             others=[label for label in self.labels if label not in row.choices],
             chosen=None if row.id not in own else own[row.id].label or UNSURE,
             back=before if before in own else None,
@@ -97,12 +108,15 @@ class RelabelPage:
 
     def _record(self, form: Mapping[str, str]) -> Response:
         row = next((row for row in self.rows if row.id == form.get("item")), None)
-        label = form.get("label", form.get("other"))  # the button beside the list has no name
-        if row is None or label not in (*self.labels, UNSURE):
+        place = form.get("label", form.get("other"))  # the button beside the list has no name
+        if row is None or place not in (UNSURE, *map(str, range(len(self.labels)))):
             raise UserError("This is no label of one of the rows. Choose one on the page.")
-        last = self.decided().get(row.id)
-        if last is None or (last.label or UNSURE) != label:  # a form that is sent twice counts once
-            add_relabel(self.root, Relabel(row.id, row.source, row.label, label or None))
+        label = None if place == UNSURE else self.labels[int(place)]
+        with project_lock(self.root / "data" / "store").hold(shared=True):
+            self.require_rows()
+            last = self.decided().get(row.id)
+            if last is None or last.label != label:  # a form that is sent twice counts once
+                add_relabel(self.root, Relabel(row.id, row.source, row.label, label))
         return RedirectResponse("/", status_code=303)
 
     def _end(self, request: Request) -> Response:

@@ -43,11 +43,18 @@ def spec(context: SpecContext) -> Spec:
     if asked.by is None:
         return spec_of("worth", {}, Config())
     inputs = {"conversations": context.checked_artifact("conversations")}
-    if (distilled := context.find("distilled")) is not None and distilled.summary.get("kept"):
-        inputs["distilled"] = context.artifact("distilled")
+    distilled = context.find("distilled")
+    if distilled is not None and belongs_to(distilled, inputs["conversations"]):
+        inputs["distilled"] = distilled
     slices = settings.evaluation.slices if asked.by == "slice" else {}
     config = Config(by=asked.by, groups=asked.groups, slices=slices, price=settings.costs.label)
     return spec_of("worth", inputs, config, libraries=("scikit-learn", "scipy"))
+
+
+def belongs_to(distilled: Artifact, conversations: Artifact) -> bool:
+    """Return whether answers of a teacher were filtered by these conversations: a prompt of older ones may be a test
+    row now."""
+    return not distilled.redacted and distilled.inputs.get("conversations") == conversations.reference
 
 
 def build(build: BuildContext) -> dict[str, Any]:

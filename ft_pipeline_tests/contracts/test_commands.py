@@ -103,6 +103,7 @@ MATERIAL = {
     "doctor": Given(prints_here=ELSEWHERE),  # it measures this machine
     "sweep": Given("lora --over training.seed=1,2", prints_here=ELSEWHERE),  # it trains
     "worth": Given(prints_here=ELSEWHERE),  # the answers of the old project are no labels
+    "relabel": Given(prints_here=ELSEWHERE),  # as worth
     "prompt": Given("lora", prints_here=ELSEWHERE),  # it searches
     "promote": Given("lora", prints_here=ELSEWHERE),  # it makes the release again, as `rollback` does
     "rollback": Given(prints_here=ELSEWHERE),

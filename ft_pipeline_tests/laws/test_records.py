@@ -452,6 +452,7 @@ def test_a_line_of_the_journal_is_read_as_it_was_written(signed: ArtifactStore, 
 
 OF_OTHERS = {
     *("Candidate", "Promotion", "MoveRequest", "ChampionRecord", "Redaction", "Rating", "Look"),  # of their ledgers
+    "Relabel",  # worth/test_relabel.py
     *("SnapshotFile", "Keys", "Measured"),
 }
 """Records that the laws of others read and write."""

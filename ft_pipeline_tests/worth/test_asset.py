@@ -42,7 +42,7 @@ def test_it_asks_the_rows_and_shows_groups_a_picture_and_labels(tmp_path: Path) 
     run(root, f"{LIGHT},worth")
     shown = page(made(root, "worth"))
     assert [row["finding"] for row in shown["groups"].rows] == ["", ""] and len(shown["not_looked_at"]) == 3
-    assert shown["effects"].markdown.startswith("![") and shown["wrong_labels"] >= 0
+    assert shown["effects"].markdown.startswith("![")
     assert {"question", "label", "likely"} <= set(shown["look_at"].rows[0])
 
 

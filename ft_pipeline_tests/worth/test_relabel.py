@@ -3,14 +3,17 @@
 import json
 import re
 import shutil
+import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from html import unescape
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.execution.local_page import LocalPage
@@ -18,6 +21,7 @@ from ft_pipeline.models.load import load_tokenizer
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.asset_pointers import AssetPointers
 from ft_pipeline.tables.relabels import FILE_NAME, Relabel, add_relabel, changed_labels, read_relabels, with_label
+from ft_pipeline.training.training_data import RELABELS
 from ft_pipeline.worth.relabel_page import Asked, RelabelPage, asked_rows, count_decided
 from ft_pipeline_tests.end_to_end.project import ft_here, ft_here_json
 from ft_pipeline_tests.fixtures.packing import FINISHED, unpack_signed
@@ -25,15 +29,19 @@ from ft_pipeline_tests.ratings.visiting import Visitor
 from ft_pipeline_tests.worth.test_worth import EXAMPLE, LIGHT
 
 LABELS = ["damaged", "delivery", "refund"]
+DAMAGED, REFUND = "0", "2"
+"""Their places among LABELS, which a form sends."""
 HOSTILE = "</form><script>alert(1)</script>"
 ROWS = [Asked(f"row-{number}", "alpaca/a.jsonl", f"{HOSTILE} {number}", "refund", "damaged") for number in range(12)]
 
 
 @contextmanager
-def visiting(root: Path, rows: Sequence[Asked] = ROWS) -> Iterator[Visitor]:
+def visiting(
+    root: Path, rows: Sequence[Asked] = ROWS, require_rows: Callable[[], None] = lambda: None
+) -> Iterator[Visitor]:
     """Serve the page as `ft relabel` does, until the result was shown or the block ends."""
     served, ready = LocalPage(0), threading.Event()
-    page = RelabelPage(root, rows, LABELS, served.stop)
+    page = RelabelPage(root, rows, LABELS, served.stop, require_rows)
     thread = threading.Thread(target=served.serve, args=(page.app(), lambda url: ready.set()))
     thread.start()
     ready.wait(30)
@@ -46,7 +54,7 @@ def visiting(root: Path, rows: Sequence[Asked] = ROWS) -> Iterator[Visitor]:
 
 
 def choices(visitor: Visitor) -> list[str]:
-    return [unescape(label) for label in re.findall(r'name="label" value="([^"]+)"', visitor.html)]
+    return [LABELS[int(place)] for place in re.findall(r'name="label" value="(\d+)"', visitor.html)]
 
 
 def label(visitor: Visitor, **fields: str) -> None:
@@ -66,7 +74,8 @@ def test_rows_are_labeled_blind_and_each_decision_is_kept_at_once(tmp_path: Path
             assert "<script>" not in visitor.html and "&lt;script&gt;" in visitor.html
             assert sorted(choices(visitor)) == ["damaged", "refund"]
             first.append(choices(visitor)[0])
-            label(visitor, **({"other": choice} if choice == "delivery" else {"label": choice}))
+            place = str(LABELS.index(choice)) if choice else ""
+            label(visitor, **({"other": place} if choice == "delivery" else {"label": place}))
         assert set(first) == {"damaged", "refund"}  # the order tells nothing
         assert "All 12 rows are labeled" in visitor.html and "Of 12 rows" not in visitor.html
         visitor.send("result", {})
@@ -78,14 +87,14 @@ def test_a_decision_can_be_changed_sent_twice_and_must_be_a_label(tmp_path: Path
     with visiting(tmp_path) as visitor:
         visitor.open()
         for _ in range(2):
-            visitor.send("label", {"item": "row-0", "label": "damaged"})
+            visitor.send("label", {"item": "row-0", "label": DAMAGED})
         assert counts(tmp_path) == {"kept": 0, "likely": 1, "other": 0, "unsure": 0, "open": 11}
         assert len((tmp_path / FILE_NAME).read_text(encoding="utf-8").splitlines()) == 1
         visitor.open("?item=row-0")
-        assert re.search(r'value="damaged" accesskey="\w" aria-pressed="true"', visitor.html)
-        label(visitor, label="refund")
+        assert re.search(rf'value="{DAMAGED}" accesskey="\w" aria-pressed="true"', visitor.html)
+        label(visitor, label=REFUND)
         assert counts(tmp_path)["kept"] == 1
-        for fields in ({"item": "row-1", "label": "parcel"}, {"item": "row-99", "label": "refund"}, {"item": "row-1"}):
+        for fields in ({"item": "row-1", "label": "3"}, {"item": "row-99", "label": REFUND}, {"item": "row-1"}):
             visitor.send("label", fields)
             assert visitor.status == 409 and "This is no label of one of the rows" in visitor.html
         visitor.send("result", {})
@@ -110,12 +119,29 @@ def test_the_last_trained_answer_gets_the_label() -> None:
     ]
     assert [turn["content"] for turn in with_label(turns, "damaged")] == ["?", "refund", "!", "damaged", "shown"]
     assert turns[3]["content"] == "refund"
+    thought = [{"role": "assistant", "content": "refund", "reasoning_content": "It was paid."}]
+    assert with_label(thought, "damaged")[0]["reasoning_content"] is None
 
 
-def test_only_train_rows_are_asked() -> None:
+@given(st.lists(st.builds(Relabel, *[st.text(min_size=1)] * 3, st.none() | st.text()), max_size=4))
+def test_decisions_are_read_as_they_were_made(made: list[Relabel]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        for decision in made:
+            add_relabel(Path(folder), decision)
+        found = read_relabels(Path(folder))
+    assert {name: replace(each, time="") for name, each in found.items()} == {each.id: each for each in made}
+
+
+def test_an_erased_label_is_none() -> None:
+    assert changed_labels(
+        {"a": Relabel("a", "", "[forgotten]", "refund"), "b": Relabel("b", "", "x", "[forgotten]")}
+    ) == {"a": "refund"}
+
+
+def test_only_rows_that_can_be_labeled_again_are_asked() -> None:
     rows = [
-        {"id": str(place), "source": "a", "question": "?", "label": "x", "likely": "y", "split": split}
-        for place, split in enumerate(("validation", "train", "train"))
+        {"id": str(place), "source": "a", "question": "?", "label": "x", "likely": "y", "can_be_asked": can}
+        for place, can in enumerate((False, True, True))
     ]
     assert [row.id for row in asked_rows({"wrong_labels": {"rows": rows}}, 1)] == ["1"]
 
@@ -175,3 +201,22 @@ def test_an_experiment_trains_on_the_new_labels_and_others_do_not(tmp_path: Path
     assert now == {**told, changed: now[changed]} and now[changed].startswith("The new answer.")
     assert training_data(name).reference == before.reference
     assert changed not in json.dumps(training_data("again").spec)
+    assert training_data("again").document(RELABELS) == {changed: "The new answer."}
+
+    (root / FILE_NAME).unlink()
+    add_relabel(root, Relabel("f" * 64, "alpaca/a.jsonl", "old", "new"))
+    (nowhere,) = ft_here(root, command)
+    assert (
+        nowhere.returncode
+        and "None of the 1 rows that were labeled again is trained" in nowhere.stdout + nowhere.stderr
+    )
+
+
+def test_no_label_is_kept_after_an_erasure(tmp_path: Path) -> None:
+    def refuse() -> None:
+        raise UserError("Rows were erased since they were read.")
+
+    with visiting(tmp_path, require_rows=refuse) as visitor:
+        visitor.send("label", {"item": "row-0", "label": DAMAGED})
+        assert visitor.status == 409 and "Rows were erased" in visitor.html
+    assert read_relabels(tmp_path) == {}

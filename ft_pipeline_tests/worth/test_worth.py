@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from ft_pipeline.errors import UserError
@@ -16,7 +18,7 @@ from ft_pipeline.evaluation.comparison.slice_members import Talk
 from ft_pipeline.worth.answer import say_of, sections, worth_of
 from ft_pipeline.worth.cross_validation import FOLDS, REPEATS, Folds
 from ft_pipeline.worth.effects import effects_of
-from ft_pipeline.worth.known_rows import PEOPLE, KnownRow, check, groups_by, units_of
+from ft_pipeline.worth.known_rows import PEOPLE, KnownRow, check, groups_by, read_known_rows, units_of
 from ft_pipeline.worth.wrong_labels import suspects
 from ft_pipeline_tests.end_to_end.project import ft_here, ft_here_json
 
@@ -100,6 +102,39 @@ def test_a_file_that_alone_has_a_label_is_needed_and_a_random_third_is_not() -> 
     assert all(group["effect"]["low"] < group["effect"]["value"] < group["effect"]["high"] for group in thirds)
 
 
+def test_a_teachers_labels_are_learned_and_are_no_truth(tmp_path: Path) -> None:
+    def write(name: str, rows: list[tuple[str, str, str]], **more: str) -> Path:
+        (tmp_path / name).mkdir()
+        table = [
+            {"id": id_, "split": split, "table": "alpaca", "file": "a.jsonl", "row": place, "group": id_, **more}
+            | {"messages": [{"role": "user", "content": f"{id_}?"}, {"role": "assistant", "content": label}]}
+            for place, (id_, split, label) in enumerate(rows, 1)
+        ]
+        pq.write_table(pa.Table.from_pylist(table), tmp_path / name / "rows.parquet")
+        return tmp_path / name
+
+    people = write("people", [("a", "train", "yes"), ("b", "test", "yes"), ("c", "validation", "no")])
+    taught = write("taught", [("d", "train", "yes"), ("e", "train", "Yes, it is.")], teacher="larger")
+    rows, total = read_known_rows(people, taught)
+    assert [(row.talk.id, row.teacher, row.can_be_asked) for row in rows] == [
+        ("a", PEOPLE, True),
+        ("c", PEOPLE, False),
+        ("d", "larger", False),
+    ]
+    assert total == 3 and rows[0].source == "alpaca/a.jsonl:1"
+
+
+def test_only_rows_of_people_are_asked_and_paid() -> None:
+    rows = [replace(row, teacher="larger") if place % 5 else row for place, row in enumerate(known(500))]
+    labels = sorted({row.label for row in rows})
+    turned = {label: labels[(place + 1) % len(labels)] for place, label in enumerate(labels)}
+    wrong = [row if row.teacher == PEOPLE else replace(row, label=turned[row.label]) for row in rows]
+    groups = worth_of(wrong, "file", {}, most_groups=3, price=1.0)["groups"]
+    assert sum(group["cost"] for group in groups) == 100 and sum(group["rows"] for group in groups) == 500
+    right = worth_of(rows, "file", {}, most_groups=3)["accuracy"]
+    assert worth_of(wrong, "file", {}, most_groups=3)["accuracy"] < right - 0.5  # by the labels of people
+
+
 def test_a_label_is_neither_needed_nor_harmful() -> None:
     document = worth_of(known(200), "label", {}, most_groups=2)
     assert [group["finding"] for group in document["groups"]] == [None, None]
@@ -119,7 +154,7 @@ def test_a_teacher_whose_answers_help_is_named_and_one_that_guesses_harms() -> N
         (guessed, "harms", "larger lowers the score of other rows by "),
     ):
         groups = by_name(worth_of(given, "teacher", {}, most_groups=2))
-        assert set(groups) == {"larger", PEOPLE}
+        assert set(groups) == {"larger"}
         assert groups["larger"]["finding"] == finding and say_of(groups["larger"]).startswith(words)
 
 
