@@ -80,7 +80,7 @@ def _finding(effect: Effect, by: str) -> str | None:
     the question is whether its answers help at all."""
     if by == "label":
         return None
-    helps = by == "teacher" and effect.for_others.low is not None and effect.for_others.low > 0
+    helps = by == "teacher" and effect.for_others is not None and (effect.for_others.low or 0) > 0
     return "helps" if helps else effect.finding
 
 

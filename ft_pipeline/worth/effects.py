@@ -42,8 +42,8 @@ class Effect:
     rows: int
     effect: Score
     """With the group, minus without it, of the answers to all rows."""
-    for_others: Score
-    """The same of the answers to rows of other groups."""
+    for_others: Score | None
+    """The same of the answers to rows of other groups. None: people labeled none of them."""
     over_others: Score | None
     """Without as many other rows, minus without the group, of the answers to its own rows. None: they are too few."""
     of_next: Score | None
@@ -52,7 +52,7 @@ class Effect:
     @property
     def finding(self) -> Finding:
         """What is shown of it."""
-        if self.for_others.high is not None and self.for_others.high < 0:
+        if self.for_others is not None and self.for_others.high is not None and self.for_others.high < 0:
             return "harms"
         return "needed" if self.over_others is not None and self.over_others.is_clear else "open"
 
@@ -85,8 +85,8 @@ def effects_of(
         tell(name)
         count, without = int(members.sum()), folds.probabilities(members)
         of_others = np.isin(np.arange(len(folds.names)), folds.labels[~members])
-        for_others = lead(whole * of_others, without * of_others, every & ~members)
-        over_others, own = None, every & members
+        others, own, over_others = every & ~members, every & members, None
+        for_others = lead(whole * of_others, without * of_others, others) if others.any() else None
         if 2 * count <= len(members) and own.any():
             over_others = lead(folds.probabilities(_as_many(~members, members, folds, generator)), without, own)
         of_next = None

@@ -128,8 +128,9 @@ def groups_by(rows: Sequence[KnownRow], by: str, rules: Mapping[str, Any]) -> di
         counts = Counter(values).most_common()
         if len(counts) == 1:
             raise UserError(f"All rows have the same {by}, {counts[0][0]!r}: nothing to compare. Try another --by.")
-        # A teacher is asked for what it does for people; they are no group beside it.
-        return {value: np.array([each == value for each in values]) for value, _ in counts if value != PEOPLE}
+        # The question is what a teacher does for people: they are no group beside it.
+        names = [value for value, _ in counts if by == "label" or value != PEOPLE]
+        return {name: np.array([value == name for value in values]) for name in names}
     talks = [row.talk for row in rows]
     if by == "slice":
         found = [of_rule(name, SliceSettings.model_validate(rule), talks) for name, rule in rules.items()]

@@ -135,6 +135,20 @@ def test_only_rows_of_people_are_asked_and_paid() -> None:
     assert worth_of(wrong, "file", {}, most_groups=3)["accuracy"] < right - 0.5  # by the labels of people
 
 
+def test_all_rows_of_people_may_be_one_group() -> None:
+    rows = [replace(row, teacher="larger") if place % 2 else row for place, row in enumerate(known(200))]
+    rows = [in_file(row, "taught.jsonl" if row.teacher == "larger" else "people.jsonl") for row in rows]
+    document = worth_of(rows, "file", {}, most_groups=2)
+    people = by_name(document)["alpaca/people.jsonl"]
+    assert people["for_others"] is None and people["finding"] != "harms"
+    assert "alpaca/people.jsonl" in {row[0] for row in sections(document, 1)[0].grid.rows}
+
+
+def test_a_label_may_be_called_people() -> None:
+    rows = [replace(row, label=PEOPLE) if row.label == "refund" else row for row in known(60)]
+    assert PEOPLE in groups_by(rows, "label", {})
+
+
 def test_a_label_is_neither_needed_nor_harmful() -> None:
     document = worth_of(known(200), "label", {}, most_groups=2)
     assert [group["finding"] for group in document["groups"]] == [None, None]
