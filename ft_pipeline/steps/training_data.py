@@ -26,8 +26,9 @@ from ft_pipeline.steps.shared.phases import experiment_settings
 from ft_pipeline.steps.shared.table_pages import MATCHES_SCHEMA
 from ft_pipeline.steps.shared.teacher_distributions import asks_a_teacher, teacher_distributions_spec, teacher_model
 from ft_pipeline.store.artifacts import Artifact
+from ft_pipeline.store.hashing import sha256_of_json
 from ft_pipeline.store.spec import Spec
-from ft_pipeline.tables.relabels import changed_labels, digest, read_relabels
+from ft_pipeline.tables.relabels import changed_labels, read_relabels
 from ft_pipeline.training.objectives.registry import OBJECTIVES, UNFILTERED_TABLES
 from ft_pipeline.training.token_table import COLUMNS, token_table
 
@@ -75,7 +76,7 @@ def training_data_spec(context: SpecContext, settings: ExperimentSettings) -> Sp
     config = Config(
         experiment=settings,
         data=context.project.settings.data if splits_here else None,
-        relabels=digest(labels) if labels else None,
+        relabels=sha256_of_json(labels) if labels else None,
     )
     spec = spec_of("training_data", inputs, config, libraries=("transformers", "tokenizers"))
     return replace(spec, handling={**spec.handling, "relabels": labels}) if labels else spec

@@ -4,7 +4,6 @@ Raw files stay as they are. An experiment with `data.relabels` trains on these l
 comparison says what they bring before anybody changes a file.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -35,7 +34,7 @@ class Relabel:
 
 
 def read_relabels(root: Path) -> dict[str, Relabel]:
-    """Return the last decision about each row. root: the project folder. UserError if a line is none."""
+    """Return the last decision about each row. root: the project folder. UserError for any other line."""
     path, found = root / FILE_NAME, dict[str, Relabel]()
     if not path.is_file():
         return found
@@ -58,17 +57,12 @@ def add_relabel(root: Path, decision: Relabel) -> None:
 
 
 def changed_labels(decisions: Mapping[str, Relabel]) -> dict[str, str]:
-    """Return id → the new label of each row whose label changes. A label that was erased is none."""
+    """Return id → the new label of each row whose label changes. Erased labels do not count."""
     return {
         name: decision.label
         for name, decision in sorted(decisions.items())
         if decision.label not in (None, decision.was) and PLACEHOLDER not in decision.label
     }
-
-
-def digest(labels: Mapping[str, str]) -> str:
-    """Return the SHA-256 of new labels."""
-    return hashlib.sha256(json.dumps(labels, sort_keys=True).encode()).hexdigest()
 
 
 def with_label(messages: Sequence[Mapping[str, Any]], label: str) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,15 +10,28 @@ import numpy as np
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.rivals.answered_questions import NoRival
 from ft_pipeline.page import Cell, Grid, Heading, Section
+from ft_pipeline.settings.slices import SliceSettings
 from ft_pipeline.worth.cross_validation import Folds
 from ft_pipeline.worth.effects import NEXT, Effect, effects_of
-from ft_pipeline.worth.known_rows import PEOPLE, KnownRow, check, groups_by, units_of
+from ft_pipeline.worth.known_rows import PEOPLE, KnownRow, check, groups_by, read_known_rows, units_of
 from ft_pipeline.worth.wrong_labels import Suspect, expected_errors, suspects
 
 LEARNER = "word_model"
 SCORES = ("effect", "for_others", "over_others", "of_next")
 NAMED = 10
 """Largest number of groups that were not looked at, and that a sentence names."""
+
+
+def ask(
+    conversations: Path, distilled: Path | None, by: str, slices: Mapping[str, SliceSettings], **options: Any
+) -> dict[str, Any]:
+    """Return the document of the rows of a project.
+
+    conversations, distilled: the folders of these artifacts. slices: `evaluation.slices`. options: of `worth_of`.
+    """
+    rows, total = read_known_rows(conversations, distilled)
+    rules = {name: rule.model_dump(mode="json") for name, rule in slices.items()}
+    return worth_of(rows, by, rules, total=total, **options)
 
 
 def worth_of(

@@ -14,6 +14,7 @@ from ft_pipeline.errors import UserError
 from ft_pipeline.project import Project
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.asset_pointers import current_artifact
+from ft_pipeline.worth.settings import BY, MOST_GROUPS
 
 
 @command
@@ -22,7 +23,9 @@ def worth(
     by: Annotated[
         str, typer.Option("--by", help="What rows are grouped by: file, table, tag, language, teacher, slice or label.")
     ] = "file",
-    groups: Annotated[int, typer.Option("--groups", min=1, help="Most groups that are looked at, the largest.")] = 12,
+    groups: Annotated[
+        int, typer.Option("--groups", min=1, help="Most groups that are looked at, the largest.")
+    ] = MOST_GROUPS,
     labels: Annotated[int, typer.Option("--labels", min=0, help="Probably wrong labels that are shown.")] = 20,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the folds and of the rows left out.")] = 0,
 ) -> Answer:
@@ -32,7 +35,6 @@ def worth(
     Example: ft worth --by file
     """
     from ft_pipeline.worth.answer import sections
-    from ft_pipeline.worth.known_rows import BY
 
     if by not in BY:
         raise UserError(f"--by {by} is unknown. Choose one of {', '.join(BY)}.")
@@ -48,8 +50,7 @@ def worth(
 
 def _ask(project: Project, by: str, most_groups: int, seed: int = 0) -> dict[str, Any]:
     """Return the document of the rows of a project."""
-    from ft_pipeline.worth.answer import worth_of
-    from ft_pipeline.worth.known_rows import read_known_rows
+    from ft_pipeline.worth.answer import ask
     from ft_pipeline.worth.worth import belongs_to
 
     store = ArtifactStore(project.store)
@@ -59,14 +60,13 @@ def _ask(project: Project, by: str, most_groups: int, seed: int = 0) -> dict[str
     if conversations.redacted:
         raise UserError("A row was erased from the conversations. Run `ft run` first.")
     taught = distilled.path if distilled and belongs_to(distilled, conversations) else None
-    rows, total = read_known_rows(conversations.path, taught)
-    return worth_of(
-        rows,
+    return ask(
+        conversations.path,
+        taught,
         by,
-        {name: rule.model_dump(mode="json") for name, rule in project.settings.evaluation.slices.items()},
+        project.settings.evaluation.slices,
         most_groups=most_groups,
         price=project.settings.costs.label,
-        total=total,
         seed=seed,
         tell=lambda group: say(stderr, plain(f"without {group}")),
     )

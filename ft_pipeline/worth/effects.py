@@ -41,7 +41,7 @@ class Effect:
     group: str
     rows: int
     effect: Score
-    """With the group, minus without it, of the answers to all rows."""
+    """With the group, minus without it, of the answers to all rows that people labeled."""
     for_others: Score | None
     """The same of the answers to rows of other groups. None: people labeled none of them."""
     over_others: Score | None

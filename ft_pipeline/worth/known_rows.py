@@ -22,9 +22,8 @@ from ft_pipeline.evaluation.rivals.answered_questions import AnsweredQuestion, w
 from ft_pipeline.settings.slices import SliceSettings
 from ft_pipeline.tables.clusters import cluster
 from ft_pipeline.tables.formats.arrow_schema import read_columns
+from ft_pipeline.worth.settings import BY
 
-BY = ("file", "table", "tag", "language", "teacher", "slice", "label")
-"""What rows are grouped by. `slice`: the rules of `evaluation.slices`."""
 PEOPLE = "people"
 """Who answered rows that no teacher did."""
 MOST_ROWS = 4_000

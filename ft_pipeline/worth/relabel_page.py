@@ -19,6 +19,7 @@ from starlette.routing import Route
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.execution.local_forms import read_form, refuse, show
+from ft_pipeline.project import Project
 from ft_pipeline.store.locks import project_lock
 from ft_pipeline.tables.relabels import Relabel, add_relabel, read_relabels
 
@@ -112,7 +113,7 @@ class RelabelPage:
         if row is None or place not in (UNSURE, *map(str, range(len(self.labels)))):
             raise UserError("This is no label of one of the rows. Choose one on the page.")
         label = None if place == UNSURE else self.labels[int(place)]
-        with project_lock(self.root / "data" / "store").hold(shared=True):
+        with project_lock(Project(self.root).store).hold(shared=True):
             self.require_rows()
             last = self.decided().get(row.id)
             if last is None or last.label != label:  # a form that is sent twice counts once

@@ -1,6 +1,6 @@
 """The section `worth` of project.yaml."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import Field
 
@@ -8,6 +8,8 @@ from ft_pipeline.settings.feature_keys import FeatureKeys
 from ft_pipeline.settings.yaml_file import Section
 
 GroupedBy = Literal["file", "table", "tag", "language", "teacher", "slice", "label"]
+BY: tuple[str, ...] = get_args(GroupedBy)
+"""What rows are grouped by. `slice`: the rules of `evaluation.slices`."""
 MOST_GROUPS = 12
 
 

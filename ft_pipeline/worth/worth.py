@@ -62,12 +62,15 @@ def build(build: BuildContext) -> dict[str, Any]:
 
     Summary: groups, findings, wrong_labels (their expected number); or a problem, as a sentence.
     """
+    from ft_pipeline.worth.answer import ask
+
     config = Config.of(build.spec)
     if config.by is None:
         build.write_json(FILE_NAME, {})
         return {}
+    folders = build.inputs["conversations"], build.inputs.get("distilled")
     try:
-        document = _ask(build, config)
+        document = ask(*folders, config.by, config.slices, most_groups=config.groups, price=config.price)
     except UserError as error:
         build.write_json(FILE_NAME, {})
         return {"problem": str(error)}
@@ -75,16 +78,6 @@ def build(build: BuildContext) -> dict[str, Any]:
     sentences = findings(document)
     build.write_json(ADVICE, {"title": "What the rows are worth", "sentences": sentences, "picture": picture(document)})
     return {"groups": len(document["groups"]), "findings": sentences, "wrong_labels": document["wrong_labels"]["value"]}
-
-
-def _ask(build: BuildContext, config: Config) -> dict[str, Any]:
-    from ft_pipeline.worth.answer import worth_of
-    from ft_pipeline.worth.known_rows import read_known_rows
-
-    assert config.by is not None
-    rows, total = read_known_rows(build.inputs["conversations"], build.inputs.get("distilled"))
-    rules = {name: rule.model_dump(mode="json") for name, rule in config.slices.items()}
-    return worth_of(rows, config.by, rules, most_groups=config.groups, price=config.price, total=total)
 
 
 def findings(document: Mapping[str, Any]) -> list[str]:
@@ -129,10 +122,9 @@ def page(artifact: Artifact) -> Page:
 
 def _row(group: Mapping[str, Any]) -> dict[str, Any]:
     """Return a group in points."""
-    in_points = {
-        name: None if score is None or score["value"] is None else round(100 * score["value"], 1)
-        for name, score in ((name, group[name]) for name in ("effect", "for_others", "over_others", "of_next"))
-    }
+    from ft_pipeline.worth.answer import SCORES
+
+    in_points = {name: None if group[name] is None else round(100 * group[name]["value"], 1) for name in SCORES}
     return {"group": group["group"], "rows": group["rows"], **in_points, "finding": group["finding"] or ""}
 
 

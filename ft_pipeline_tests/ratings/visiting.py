@@ -1,14 +1,16 @@
-"""A visitor of the page of `ft rate` who sends what a browser without scripts sends."""
+"""A visitor of a page of `ft` who sends what a browser without scripts sends."""
 
 import re
 import threading
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from html import unescape
 from urllib.error import HTTPError
+
+from starlette.types import ASGIApp
 
 from ft_pipeline.execution.local_page import LocalPage
 from ft_pipeline.ratings.page import RatingPage
@@ -55,12 +57,10 @@ class Visitor:
 
 
 @contextmanager
-def visiting(match: Match, rater: str = "r1", number: int = 60) -> Iterator[Visitor]:
-    """Serve the page as `ft rate` does, until the result was shown or the block ends."""
-    served = LocalPage(0)
-    ready = threading.Event()
-    page = RatingPage(match, rater, number, served.stop)
-    thread = threading.Thread(target=served.serve, args=(page.app(), lambda url: ready.set()))
+def serving(app: Callable[[LocalPage], ASGIApp]) -> Iterator[Visitor]:
+    """Serve a page as `ft` does, until it ends or the block does. app: makes it, and may stop what serves it."""
+    served, ready = LocalPage(0), threading.Event()
+    thread = threading.Thread(target=served.serve, args=(app(served), lambda url: ready.set()))
     thread.start()
     ready.wait(30)
     try:
@@ -69,3 +69,8 @@ def visiting(match: Match, rater: str = "r1", number: int = 60) -> Iterator[Visi
         served.stop()
         thread.join(30)
         assert not thread.is_alive()
+
+
+def visiting(match: Match, rater: str = "r1", number: int = 60) -> AbstractContextManager[Visitor]:
+    """Serve the page as `ft rate` does."""
+    return serving(lambda served: RatingPage(match, rater, number, served.stop).app())

@@ -4,9 +4,8 @@ import json
 import re
 import shutil
 import tempfile
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +15,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.execution.local_page import LocalPage
 from ft_pipeline.models.load import load_tokenizer
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.asset_pointers import AssetPointers
@@ -25,7 +23,7 @@ from ft_pipeline.training.training_data import RELABELS
 from ft_pipeline.worth.relabel_page import Asked, RelabelPage, asked_rows, count_decided
 from ft_pipeline_tests.end_to_end.project import ft_here, ft_here_json
 from ft_pipeline_tests.fixtures.packing import FINISHED, unpack_signed
-from ft_pipeline_tests.ratings.visiting import Visitor
+from ft_pipeline_tests.ratings.visiting import Visitor, serving
 from ft_pipeline_tests.worth.test_worth import EXAMPLE, LIGHT
 
 LABELS = ["damaged", "delivery", "refund"]
@@ -35,22 +33,11 @@ HOSTILE = "</form><script>alert(1)</script>"
 ROWS = [Asked(f"row-{number}", "alpaca/a.jsonl", f"{HOSTILE} {number}", "refund", "damaged") for number in range(12)]
 
 
-@contextmanager
 def visiting(
     root: Path, rows: Sequence[Asked] = ROWS, require_rows: Callable[[], None] = lambda: None
-) -> Iterator[Visitor]:
-    """Serve the page as `ft relabel` does, until the result was shown or the block ends."""
-    served, ready = LocalPage(0), threading.Event()
-    page = RelabelPage(root, rows, LABELS, served.stop, require_rows)
-    thread = threading.Thread(target=served.serve, args=(page.app(), lambda url: ready.set()))
-    thread.start()
-    ready.wait(30)
-    try:
-        yield Visitor(served.url)
-    finally:
-        served.stop()
-        thread.join(30)
-        assert not thread.is_alive()
+) -> AbstractContextManager[Visitor]:
+    """Serve the page as `ft relabel` does."""
+    return serving(lambda served: RelabelPage(root, rows, LABELS, served.stop, require_rows).app())
 
 
 def choices(visitor: Visitor) -> list[str]:
@@ -186,19 +173,19 @@ def test_an_experiment_trains_on_the_new_labels_and_others_do_not(tmp_path: Path
 
     before = training_data(name)
     base = store.require(*before.inputs["base_model"]).path
-    told = trained_texts(before, base)
+    earlier = trained_texts(before, base)
     settings = (root / "experiments" / f"{name}.yaml").read_text(encoding="utf-8")
     (root / "experiments" / "again.yaml").write_text(f"{settings}\ndata: {{relabels: true}}\n", encoding="utf-8")
     command = ("run", "--experiment", "again", "--select", "experiment,base_model,training_data")
     (refused,) = ft_here(root, command)
     assert refused.returncode and "no label was changed. Run `ft relabel`" in refused.stdout + refused.stderr
 
-    changed = sorted(told)[0]
+    changed = sorted(earlier)[0]
     add_relabel(root, Relabel(changed, "alpaca/a.jsonl", "old", "The new answer."))
     (done,) = ft_here(root, command)
     assert done.returncode == 0, done.stderr + done.stdout
     now = trained_texts(training_data("again"), base)
-    assert now == {**told, changed: now[changed]} and now[changed].startswith("The new answer.")
+    assert now == {**earlier, changed: now[changed]} and now[changed].startswith("The new answer.")
     assert training_data(name).reference == before.reference
     assert changed not in json.dumps(training_data("again").spec)
     assert training_data("again").document(RELABELS) == {changed: "The new answer."}
