@@ -11,6 +11,7 @@ from ft_pipeline.audit.chain import Chain, inputs_of
 from ft_pipeline.lineage.artifact_index import ArtifactIndex, ArtifactNode
 from ft_pipeline.lineage.row_usage import SPLITS, read_rows
 from ft_pipeline.tables.formats.turns import searchable_texts
+from ft_pipeline.tables.relabels import relabeled, trained_labels
 from ft_pipeline.tables.text_rules import normalise
 
 ORIGIN_COLUMNS = ("file", "row")
@@ -204,11 +205,14 @@ def _searched_rows(chain: Chain) -> Iterator[_SearchedRow]:
         for row in read_rows(node, f"{split}.parquet", ["id"])
     }
     tables = {node.path: node for data in chain.of_kind("training_data") for _, node in chain.inputs_of(data)}
+    labels = {id_: label for data in chain.of_kind("training_data") for id_, label in trained_labels(data.path).items()}
     for node in list(tables.values()) or chain.nodes:
         for row in read_rows(node, "rows.parquet"):
             if {"id", *ORIGIN_COLUMNS} <= row.keys():
                 use = splits.get(row["id"]) or row.get("split") or "not trained on"
-                yield _SearchedRow(use, _origin_of(row, node), texts_of(row))
+                yield _SearchedRow(use, _origin_of(row, node), texts_of(relabeled(row, labels)))
+                if row["id"] in labels:  # the label of the raw file comes after the one that is trained
+                    yield _SearchedRow("not trained on", _origin_of(row, node), texts_of(row))
     for node in chain.nodes:
         for row in read_rows(node, "set_aside.parquet"):
             yield _SearchedRow(f"set aside: {row['code']}", _origin_of(row, node), [row["raw"] or ""])

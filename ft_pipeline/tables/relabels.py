@@ -17,6 +17,8 @@ from ft_pipeline.tables.formats.turns import is_trained
 
 FILE_NAME = "data/relabels.jsonl"
 """In the project folder."""
+TRAINED = "relabels.json"
+"""In training_data: id → label of the train rows that people labeled again. Absent if there are none."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,20 @@ def changed_labels(decisions: Mapping[str, Relabel]) -> dict[str, str]:
         for name, decision in sorted(decisions.items())
         if decision.label not in (None, decision.was) and PLACEHOLDER not in decision.label
     }
+
+
+def trained_labels(training_data: Path) -> dict[str, str]:
+    """Return id → label of the train rows that an artifact trains with another label than their raw file has."""
+    path = training_data / TRAINED
+    found: dict[str, str] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return found
+
+
+def relabeled(row: Mapping[str, Any], labels: Mapping[str, str]) -> dict[str, Any]:
+    """Return a conversation with its new label, if it has one. labels: by the id of the row."""
+    if row["id"] not in labels or "messages" not in row:
+        return {**row}
+    return {**row, "messages": with_label(row["messages"], labels[row["id"]])}
 
 
 def with_label(messages: Sequence[Mapping[str, Any]], label: str) -> list[dict[str, Any]]:

@@ -17,6 +17,7 @@ from ft_pipeline.models.model_structure import context_window
 from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.tables.accounts import CheckResult
 from ft_pipeline.tables.finished_tables import FinishedTable
+from ft_pipeline.tables.relabels import TRAINED
 from ft_pipeline.tables.row_groups import RowGroupWriter
 from ft_pipeline.training.objectives.registry import OBJECTIVES
 from ft_pipeline.training.objectives.rows import BATCH_ROWS, PreparedRows
@@ -24,9 +25,6 @@ from ft_pipeline.training.token_rows import OF_EVERY_ROW, OF_PAIRS, failures
 from ft_pipeline.training.token_table import EXTRA_COLUMNS, token_table
 from ft_pipeline.training.tokens.long_rows import LongRows
 from ft_pipeline.training.tokens.token_audit import Row, TokenAudit
-
-RELABELS = "relabels.json"
-"""Id → label of the train rows that people labeled again. Absent if there are none."""
 
 
 def run(job: Job) -> dict[str, Any]:
@@ -66,7 +64,7 @@ def _write_relabels(job: Job, labels: Mapping[str, str]) -> None:
             "data.relabels."
         )
     text = json.dumps(applied, indent=2, ensure_ascii=False)
-    (job.out / RELABELS).write_text(text, encoding="utf-8")
+    (job.out / TRAINED).write_text(text, encoding="utf-8")
     job.report.log(f"{len(applied)} of {len(labels)} rows that were labeled again are trained with their new label")
 
 

@@ -1,6 +1,6 @@
 """The answer of `ft worth`, as a document and in sentences."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from ft_pipeline.evaluation.rivals.answered_questions import NoRival
 from ft_pipeline.page import Cell, Grid, Heading, Section
 from ft_pipeline.settings.slices import SliceSettings
 from ft_pipeline.worth.cross_validation import Folds
-from ft_pipeline.worth.effects import NEXT, Effect, effects_of
+from ft_pipeline.worth.effects import NEXT, Effect, Tell, effects_of, tell_nothing
 from ft_pipeline.worth.known_rows import PEOPLE, KnownRow, check, groups_by, read_known_rows, units_of
 from ft_pipeline.worth.wrong_labels import Suspect, expected_errors, suspects
 
@@ -43,7 +43,7 @@ def worth_of(
     price: float | None = None,
     total: int | None = None,
     seed: int = 0,
-    tell: Callable[[str], None] = lambda group: None,
+    tell: Tell = tell_nothing,
 ) -> dict[str, Any]:
     """Return the document of `ft worth --json`.
 
@@ -207,7 +207,7 @@ def _of_labels(document: Mapping[str, Any], most: int) -> Section:
     cells = [[_short(row["question"]), row["label"], row["likely"], row["source"]] for row in rows]
     note = (
         f"The surest {len(rows)} of {len(wrong['rows'])} rows to which {LEARNER} gives another label. Nothing was "
-        "changed. Where a label is wrong, mend the raw file and run `ft run`."
+        "changed. `ft relabel` asks a person about train rows, and an experiment shows what the new labels bring."
     )
     return Section(title, Grid(headings, cells), [note])
 

@@ -68,7 +68,7 @@ def _ask(project: Project, by: str, most_groups: int, seed: int = 0) -> dict[str
         most_groups=most_groups,
         price=project.settings.costs.label,
         seed=seed,
-        tell=lambda group: say(stderr, plain(f"without {group}")),
+        tell=lambda group, place, count: say(stderr, plain(f"{place} of {count}: without {group}")),
     )
 
 

@@ -28,10 +28,16 @@ from ft_pipeline.evaluation.rivals.label_model import Floats
 from ft_pipeline.worth.cross_validation import Folds, Mask
 
 Finding = Literal["harms", "needed", "open"]
+Tell = Callable[[str, int, int], None]
+"""Is told the name of a group, its place and the number of groups."""
 ONE_SIDED = 0.025
 """The rate at which a group that does nothing is called harmful, and that at which one is called needed."""
 NEXT, FEW = 100, 10
 """Rows that are added in the question where the next ones help, and those that a group must have for it."""
+
+
+def tell_nothing(group: str, place: int, count: int) -> None:
+    """Nobody waits for the answer."""
 
 
 @dataclass(frozen=True)
@@ -66,13 +72,13 @@ def effects_of(
     seed: int = 0,
     share: float = 1.0,
     asked: Mask | None = None,
-    tell: Callable[[str], None] = lambda group: None,
+    tell: Tell = tell_nothing,
 ) -> list[Effect]:
     """Return the effect of each group, in the order of the groups.
 
     whole: folds.probabilities(). units: of each row, for the intervals. share: of all rows, those that are looked at.
     asked: rows whose labels count as right; None: all.
-    tell: called with the name of each group before the 3 × FOLDS × REPEATS trainings for it.
+    tell: called before the 3 × FOLDS × REPEATS trainings for each group.
     """
     generator, level, found = np.random.default_rng(seed), 1 - ONE_SIDED / max(1, len(groups)), list[Effect]()
     every = np.ones(len(units), bool) if asked is None else asked
@@ -81,8 +87,8 @@ def effects_of(
         right = [(each[:, of].argmax(axis=-1) == folds.labels[of]).mean(axis=0) for each in (first, second)]
         return _lead(right[0], right[1], units[of], level)
 
-    for name, members in groups.items():
-        tell(name)
+    for place, (name, members) in enumerate(groups.items(), 1):
+        tell(name, place, len(groups))
         count, without = int(members.sum()), folds.probabilities(members)
         of_others = np.isin(np.arange(len(folds.names)), folds.labels[~members])
         others, own, over_others = every & ~members, every & members, None

@@ -5,6 +5,7 @@
 **If it has only a sentence:** the rows cannot be asked this way, and the sentence says why (docs/worth.md).
 """
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,7 @@ from pydantic import Field
 
 from ft_pipeline.decide.documents import ADVICE
 from ft_pipeline.errors import UserError
+from ft_pipeline.job import Job
 from ft_pipeline.page import Page, Picture, Points, Table, Words
 from ft_pipeline.settings.slices import SliceSettings
 from ft_pipeline.small_plots import Lead, leads_plot
@@ -57,27 +59,41 @@ def belongs_to(distilled: Artifact, conversations: Artifact) -> bool:
     return not distilled.redacted and distilled.inputs.get("conversations") == conversations.reference
 
 
-def build(build: BuildContext) -> dict[str, Any]:
+def run(job: Job) -> dict[str, Any]:
     """Write the document of `ft worth --json`, and what others show of it.
 
     Summary: groups, findings, wrong_labels (their expected number); or a problem, as a sentence.
     """
     from ft_pipeline.worth.answer import ask
 
-    config = Config.of(build.spec)
-    if config.by is None:
-        build.write_json(FILE_NAME, {})
-        return {}
-    folders = build.inputs["conversations"], build.inputs.get("distilled")
+    def write(name: str, content: Any) -> None:
+        (job.out / name).write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")
+
+    config = Config.of(job)
+    assert config.by is not None
     try:
-        document = ask(*folders, config.by, config.slices, most_groups=config.groups, price=config.price)
+        document = ask(
+            job.inputs["conversations"],
+            job.inputs.get("distilled"),
+            config.by,
+            config.slices,
+            most_groups=config.groups,
+            price=config.price,
+            tell=lambda group, place, count: job.report.progress(place, count),
+        )
     except UserError as error:
-        build.write_json(FILE_NAME, {})
+        write(FILE_NAME, {})
         return {"problem": str(error)}
-    build.write_json(FILE_NAME, document)
+    write(FILE_NAME, document)
     sentences = findings(document)
-    build.write_json(ADVICE, {"title": "What the rows are worth", "sentences": sentences, "picture": picture(document)})
+    write(ADVICE, {"title": "What the rows are worth", "sentences": sentences, "picture": picture(document)})
     return {"groups": len(document["groups"]), "findings": sentences, "wrong_labels": document["wrong_labels"]["value"]}
+
+
+def build(build: BuildContext) -> dict[str, Any]:
+    """Write that nothing is asked."""
+    build.write_json(FILE_NAME, {})
+    return {}
 
 
 def findings(document: Mapping[str, Any]) -> list[str]:
@@ -133,4 +149,5 @@ STEP = step_of(
     stage="evaluation",
     deps=("conversations", "distilled"),
     kinds=frozenset({"json"}),
+    builds_here=lambda spec: not spec.inputs,
 )

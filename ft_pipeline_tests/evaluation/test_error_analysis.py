@@ -13,6 +13,7 @@ from ft_pipeline.evaluation.error_analysis.similar_answers import SimilarAnswers
 from ft_pipeline.evaluation.error_analysis.trained_rows import TrainedAnswer, trained_answers
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.spec import Spec
+from ft_pipeline.tables.relabels import TRAINED
 from ft_pipeline_tests.training.subject import conversation
 
 INVENTED = "name a number that neither the prompt nor the reference has"
@@ -110,7 +111,10 @@ def _put(store: ArtifactStore, kind: str, inputs: dict[str, Artifact], **files: 
 def _learned(store: ArtifactStore, inputs: dict[str, Artifact], source: str, ids: list[str]) -> list[TrainedAnswer]:
     """The answers of an adapter whose training data has these ids."""
     train = [{"id": row_id, "source": source} for row_id in ids]
-    data = _put(store, "training_data", inputs, train=train)
+    return _learned_from(store, _put(store, "training_data", inputs, train=train))
+
+
+def _learned_from(store: ArtifactStore, data: Artifact) -> list[TrainedAnswer]:
     base = _put(store, "base_model", {})
     return trained_answers(store, _put(store, "adapter", {"training_data": data, "base_model": base}))
 
@@ -122,6 +126,20 @@ def test_the_rows_of_grpo_are_the_references_of_its_prompts(tmp_path: Path) -> N
     assert _learned(store, inputs, "prompt", [rows[1]["id"]]) == [
         TrainedAnswer("alpaca/rows.jsonl:2", "Where is parcel 1?", "Near 1.")
     ]
+
+
+def test_a_row_that_was_labeled_again_taught_its_new_label(tmp_path: Path) -> None:
+    store = ArtifactStore(tmp_path)
+    rows = [conversation(number, [(f"Where is parcel {number}?", "refund")], "train") for number in range(2)]
+    inputs = {"conversations": _put(store, "conversations", {}, rows=rows).reference}
+    draft = store.begin(Spec("training_data", inputs, {}))
+    pq.write_table(pa.Table.from_pylist([{"id": row["id"]} for row in rows]), draft.out / "train.parquet")
+    (draft.out / TRAINED).write_text(json.dumps({rows[1]["id"]: "delivery"}), encoding="utf-8")
+    learned = _learned_from(store, store.commit(draft, {}))
+    assert {row.origin: row.answer for row in learned} == {
+        "alpaca/rows.jsonl:1": "refund",
+        "alpaca/rows.jsonl:2": "delivery",
+    }
 
 
 def test_the_rows_of_distill_are_the_answers_of_its_teacher(tmp_path: Path) -> None:

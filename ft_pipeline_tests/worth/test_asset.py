@@ -1,15 +1,22 @@
 """The asset `worth`: what it says goes to the recommendation and the report; without its setting, nothing changes."""
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+from ft_pipeline.execution.build import build_artifact
+from ft_pipeline.job import Job, Reporter
+from ft_pipeline.project import Project
+from ft_pipeline.step import STEPS, SpecContext, planned_spec
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.asset_pointers import current_artifact
+from ft_pipeline.store.spec import Spec
 from ft_pipeline.worth import answer
 from ft_pipeline.worth.worth import HOW, page
+from ft_pipeline.worth.worth import run as ask_rows
 from ft_pipeline_tests.end_to_end.project import change_yaml, ft_here
 from ft_pipeline_tests.fixtures.packing import FINISHED, unpack_signed
 from ft_pipeline_tests.worth.test_worth import EXAMPLE, LIGHT
@@ -28,6 +35,11 @@ def made(root: Path, asset: str) -> Artifact:
     found = current_artifact(ArtifactStore(root / "data" / "store"), asset)
     assert found is not None
     return found
+
+
+def here(spec: Spec, inputs: Mapping[str, Path], out: Path) -> dict[str, Any]:
+    """The work of the step in this process, where the answer is replaced."""
+    return ask_rows(Job("worth", spec.config, dict(inputs), out, out, "cpu", cast(Reporter, None)))
 
 
 def run(root: Path, assets: str) -> None:
@@ -62,6 +74,8 @@ def test_what_is_shown_of_a_group_is_in_the_recommendation_and_in_the_report(
 
     monkeypatch.setattr(answer, "worth_of", lambda *given, **named: ANSWER)
     change_yaml(root / "project.yaml", worth={"by": "file", "groups": 3})
+    project, store = Project(root), ArtifactStore(root / "data" / "store")
+    build_artifact(None, store, planned_spec(STEPS["worth"], SpecContext(project, store)), build=here)
     run(root, "worth,recommendation,champion,report")
     sentence = "alpaca/faq_2023.csv lowers the score of other rows by 1.9 points (0.4 to 3.3): mend it or leave it out."
     now = made(root, "recommendation")

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -18,8 +19,15 @@ from ft_pipeline.errors import UserError
 from ft_pipeline.models.load import load_tokenizer
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.asset_pointers import AssetPointers
-from ft_pipeline.tables.relabels import FILE_NAME, Relabel, add_relabel, changed_labels, read_relabels, with_label
-from ft_pipeline.training.training_data import RELABELS
+from ft_pipeline.tables.relabels import (
+    FILE_NAME,
+    TRAINED,
+    Relabel,
+    add_relabel,
+    changed_labels,
+    read_relabels,
+    with_label,
+)
 from ft_pipeline.worth.relabel_page import Asked, RelabelPage, asked_rows, count_decided
 from ft_pipeline_tests.end_to_end.project import ft_here, ft_here_json
 from ft_pipeline_tests.fixtures.packing import FINISHED, unpack_signed
@@ -161,6 +169,13 @@ def trained_texts(artifact: Artifact, tokenizer: Path) -> dict[str, str]:
     return {row["id"]: reader.decode([token for token in row["labels"] if token >= 0]) for row in rows}
 
 
+def messages_of(store: ArtifactStore, training_data: Artifact, row: str) -> list[dict[str, Any]]:
+    """Return the turns of a conversation that is trained."""
+    table = store.require(*training_data.inputs["conversations"]).path / "rows.parquet"
+    (found,) = pq.read_table(table, columns=["messages"], filters=[("id", "=", row)])["messages"].to_pylist()
+    return list(found)
+
+
 def test_an_experiment_trains_on_the_new_labels_and_others_do_not(tmp_path: Path) -> None:
     root = unpack_signed(FINISHED, tmp_path)
     store = ArtifactStore(root / "data" / "store")
@@ -188,7 +203,17 @@ def test_an_experiment_trains_on_the_new_labels_and_others_do_not(tmp_path: Path
     assert now == {**earlier, changed: now[changed]} and now[changed].startswith("The new answer.")
     assert training_data(name).reference == before.reference
     assert changed not in json.dumps(training_data("again").spec)
-    assert training_data("again").document(RELABELS) == {changed: "The new answer."}
+    assert training_data("again").document(TRAINED) == {changed: "The new answer."}
+    answers = {turn["content"] for turn in messages_of(store, before, changed) if turn["role"] == "assistant"}
+    for subject, texts, trained in (
+        ("again", answers, False),
+        ("again", {"The new answer."}, True),
+        (name, answers, True),
+        (name, {"The new answer."}, False),
+    ):
+        for text in texts:
+            ((code, found),) = ft_here_json(root, ("audit", f"training_data@{subject}", "--sentence", text))
+            assert code == 0 and found["trained"] == trained, (subject, text)
 
     (root / FILE_NAME).unlink()
     add_relabel(root, Relabel("f" * 64, "alpaca/a.jsonl", "old", "new"))

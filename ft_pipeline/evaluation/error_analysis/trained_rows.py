@@ -11,6 +11,7 @@ from ft_pipeline.evaluation.comparison.training_facts import phase_adapters
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.tables.excluded_rows import MARKER_START
 from ft_pipeline.tables.formats.turns import is_trained, spoken_text
+from ft_pipeline.tables.relabels import relabeled, trained_labels
 
 _TABLES = ("conversations", "distilled", "preferences", "feedback")
 """The tables with answers that are trained."""
@@ -41,9 +42,10 @@ def trained_answers(store: ArtifactStore, adapter: Artifact) -> list[TrainedAnsw
         ids = pq.read_table(data.path / "train.parquet", columns=["id"])["id"]
         # Of `distill`, the conversations are only prompts: their human answers are not trained.
         learned = ("teacher_distributions",) if "teacher_distributions" in data.inputs else _TABLES
+        labels = trained_labels(data.path)
         for table in learned:
             if table in data.inputs:
-                rows = _read_rows(store.require(*data.inputs[table]), ids)
+                rows = [relabeled(row, labels) for row in _read_rows(store.require(*data.inputs[table]), ids)]
                 found |= dict.fromkeys(answer for row in rows for answer in _answers(table, row))
     return list(found)
 

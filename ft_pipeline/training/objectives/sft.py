@@ -13,7 +13,7 @@ from ft_pipeline.models.reasoning import without_reasoning
 from ft_pipeline.settings.experiment import ExperimentData, ExperimentSettings
 from ft_pipeline.tables.formats.arrow_schema import read_columns
 from ft_pipeline.tables.formats.turns import plain
-from ft_pipeline.tables.relabels import with_label
+from ft_pipeline.tables.relabels import relabeled
 from ft_pipeline.training.objectives.cpt import replay_blocks
 from ft_pipeline.training.objectives.rows import PreparedRows, RowSource, TableRows
 from ft_pipeline.training.tokens.chat_tokens import (
@@ -65,12 +65,7 @@ def _rows_of(parts: _Parts, items: slice) -> list[dict[str, Any]]:
 
 def _relabeled(rows: Sequence[dict[str, Any]], labels: Mapping[str, str]) -> list[dict[str, Any]]:
     """Return rows with the labels that people gave again to train rows. labels: by the id of the row."""
-    return [
-        {**row, "messages": with_label(row["messages"], labels[row["id"]])}
-        if row["split"] == "train" and row["id"] in labels
-        else row
-        for row in rows
-    ]
+    return [relabeled(row, labels) if row["split"] == "train" else row for row in rows]
 
 
 def _mix(job: Job, settings: ExperimentSettings) -> _Parts:
