@@ -1,10 +1,11 @@
-"""The entry point that Dagster loads (workspace.yaml, dg.toml)."""
-
-from pathlib import Path
+"""The entry point that Dagster loads (workspace.yaml, dg.toml), and the definitions of any project."""
 
 import dagster as dg
 
+from ft_pipeline.defs import automation, executor, housekeeping, notifications
+from ft_pipeline.defs.steps import assets
 from ft_pipeline.errors import UserError
+from ft_pipeline.execution.resources import RESOURCES
 from ft_pipeline.supported_systems import unsupported_system_message
 
 if (message := unsupported_system_message()) is not None:
@@ -13,5 +14,15 @@ if (message := unsupported_system_message()) is not None:
 
 @dg.definitions
 def defs() -> dg.Definitions:
-    """Return all definitions in defs/."""
-    return dg.load_from_defs_folder(path_within_project=Path(__file__).parent)
+    """Return all definitions of the project in `FT_PROJECT`, or in the current folder."""
+    return dg.Definitions.merge(of_served_project(), executor.definitions())
+
+
+def of_served_project() -> dg.Definitions:
+    """Return the definitions of the project that is served, but for the executor, which the code location chooses."""
+    return dg.Definitions.merge(
+        dg.Definitions(assets=assets(), resources=RESOURCES),
+        automation.definitions(),
+        notifications.definitions(),
+        housekeeping.definitions(),
+    )

@@ -55,7 +55,7 @@ class Feature:
     feeds: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """Step of the core → steps of the feature that it reads."""
     assets: Mapping[str, str] = field(default_factory=dict)
-    """Asset of the graph that is no step, and that `ft run` leaves out → the Dagster asset."""
+    """Asset of the graph that is no step, and that `ft run` leaves out → function that returns the Dagster asset."""
     commands: Mapping[str, str] = field(default_factory=dict)
     """Command of `ft` → `module:function`, or `module:app` of a group."""
     choices: Mapping[str, Mapping[str, str]] = field(default_factory=dict)

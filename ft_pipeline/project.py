@@ -5,6 +5,9 @@ The models of its settings are imported when settings are read, since `ft status
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +25,24 @@ if TYPE_CHECKING:
     from ft_pipeline.settings.project import ProjectSettings
 
 
+_SERVED: ContextVar[Path | None] = ContextVar("served", default=None)
+
+
+def served_root() -> Path | None:
+    """Return the project folder for which definitions are made or run; None: the one of the environment."""
+    return _SERVED.get()
+
+
+@contextmanager
+def serving(root: Path | None) -> Iterator[None]:
+    """Let `Project.find` return the project in `root`: a code location may have several (component.py)."""
+    token = _SERVED.set(root)
+    try:
+        yield
+    finally:
+        _SERVED.reset(token)
+
+
 @dataclass(frozen=True)
 class Project:
     """The paths and settings of a project. All of them follow from its folder."""
@@ -32,11 +53,11 @@ class Project:
 
     @classmethod
     def find(cls, root: str | Path | None = None) -> "Project":
-        """Return the project in `root`, else in `FT_PROJECT`, else in the current folder.
+        """Return the project in `root`, else the one that is served, else in `FT_PROJECT`, else in the current folder.
 
         UserError if the folder has no project.yaml.
         """
-        folder = Path(root or os.environ.get("FT_PROJECT") or ".").resolve()
+        folder = Path(root or served_root() or os.environ.get("FT_PROJECT") or ".").resolve()
         if not (folder / "project.yaml").is_file():
             raise UserError(
                 f"{folder} has no project.yaml. Name a project folder with --project, or create one: ft init DIR"

@@ -199,7 +199,7 @@ class Step:
     name: str
     """Of the asset, and of the kind of its artifact."""
     stage: str
-    about: str
+    about: str | Callable[[], str]
     """What people read about it: what it is, where to look, what to do if it fails."""
     spec: SpecFunction
     """What of the store and the settings the result depends on."""
@@ -228,6 +228,11 @@ class Step:
     """Records that test scores are about to be seen. It is called before the asset points to the artifact."""
     announce: Callable[[SpecContext], str] | None = None
     """Says what a run may send to a server, while the steps before it have still to run. Empty: nothing."""
+
+    @property
+    def description(self) -> str:
+        """What people read about it, in the project that is served."""
+        return self.about() if callable(self.about) else self.about
 
     def needs_gpu(self, project: Project) -> bool:
         return self.gpu(project) if callable(self.gpu) else self.gpu

@@ -17,7 +17,6 @@ from ft_pipeline.distillation.distill import DISTILLED_TABLE
 from ft_pipeline.events import StepEvent, listening
 from ft_pipeline.execution.partitions import add_partitions
 from ft_pipeline.execution.resources import RESOURCES
-from ft_pipeline.execution.step_asset import ASSETS
 from ft_pipeline.settings.raw_formats import TARGET_COLUMNS
 from ft_pipeline.step import BuildContext
 from ft_pipeline.steps.shared import column_lineage as lineage
@@ -30,6 +29,7 @@ from ft_pipeline.tables.reading.sidecar import parse_sidecar
 from ft_pipeline.training.objectives.registry import OBJECTIVES
 from ft_pipeline.training.token_table import COLUMNS as TOKEN_COLUMNS
 from ft_pipeline.training.token_table import OF_EVERY_ROW, OF_PAIRS, token_table
+from ft_pipeline_tests.graph import ASSETS
 
 SFT = ("conversations", "base_model", "distilled", "text")
 TABLES = {

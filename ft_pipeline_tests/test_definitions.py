@@ -87,7 +87,7 @@ def test_a_run_is_one_process_or_one_kubernetes_pod_per_step(monkeypatch: pytest
     pytest.importorskip("dagster_k8s")
     from dagster_k8s.job import get_user_defined_k8s_config
 
-    from ft_pipeline.defs.executor import executor as make_executor
+    from ft_pipeline.defs.executor import definitions as make_executor
 
     assert make_executor().executor.name == "in_process"
     monkeypatch.setenv("FT_EXECUTOR", "k8s")

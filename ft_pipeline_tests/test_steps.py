@@ -43,7 +43,7 @@ for name in {files}:
 def test_a_file_describes_its_step(name: str) -> None:
     step = load_step(name)
     assert step.name == name and name not in WORKERS
-    assert (step.run or step.build) and step.page and "**Look here**" in step.about
+    assert (step.run or step.build) and step.page and "**Look here**" in step.description
 
 
 def test_a_worker_imports_torch_before_its_gpu_is_looked_at() -> None:

@@ -5,56 +5,96 @@ default, or in a run that a user starts.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 import dagster as dg
+from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 from dagster._core.storage.tags import SCHEDULE_NAME_TAG, SCHEDULED_EXECUTION_TIME_TAG
 
-from ft_pipeline import features
 from ft_pipeline.automation.nights import Night, decide_tick, plan_night, plan_weekly
 from ft_pipeline.automation.raw_changes import find_raw_changes
 from ft_pipeline.automation.table_changes import find_table_changes
+from ft_pipeline.defs.sensors import POLL_SECONDS, sensor_of
 from ft_pipeline.errors import UserError
-from ft_pipeline.execution.dagster_names import asset_key, asset_keys, prefixed, project_tag
+from ft_pipeline.execution.dagster_names import asset_keys, in_its_project, prefixed, project_tag
 from ft_pipeline.execution.device_pool import set_default_limit
+from ft_pipeline.execution.local_runs import EVERYTHING
 from ft_pipeline.execution.orphaned_runs import end_orphaned_runs
 from ft_pipeline.execution.partitions import add_partitions, experiments, experiments_under_way, find_partition_changes
 from ft_pipeline.project import Project
 from ft_pipeline.settings.automation import RetrainingSettings
+from ft_pipeline.step import STEPS
 
 RETRAINED_STAGES = ("distillation", "training", "evaluation", "release")
 """Stages that `nightly` runs. The others follow the raw files."""
-POLL_SECONDS = 20
-
-retraining_job = dg.define_asset_job(
-    prefixed("retraining"),
-    selection=dg.AssetSelection.groups(*RETRAINED_STAGES),
-    description="Builds everything from the current tables to the champion, for one experiment.",
-    tags=project_tag(),
-)
-everything_job = dg.define_asset_job(
-    prefixed("everything"),
-    selection=dg.AssetSelection.all() - dg.AssetSelection.assets(*map(asset_key, features.assets())),
-    description="Builds everything from the raw files to the champion, for one experiment.",
-    tags=project_tag(),
-)
-
-tables_follow = dg.AutomationConditionSensorDefinition(
-    prefixed("tables_follow"),
-    target=dg.AssetSelection.groups("tables"),
-    default_status=dg.DefaultSensorStatus.RUNNING,
-    minimum_interval_seconds=POLL_SECONDS,
-    description="Rebuilds the tables whose snapshots (or code) changed.",
-)
+RETRAINING = "retraining"
+"""The name of the job of `nightly`, without the project's prefix."""
 
 
-@dg.sensor(
-    name=prefixed("raw_files"),
-    target=dg.AssetSelection.groups("sources"),
-    default_status=dg.DefaultSensorStatus.RUNNING,
-    minimum_interval_seconds=POLL_SECONDS,
-)
+def definitions() -> dg.Definitions:
+    """Return the jobs, and what starts them. The same steps of another project in the code location are not meant."""
+    retraining, everything = _job(RETRAINING, RETRAINED_STAGES), _job(EVERYTHING)
+    sources, tables, timezone = _of_stages("sources"), _of_stages("tables"), _retraining_settings().timezone
+    return dg.Definitions(
+        jobs=[retraining, everything],
+        schedules=[
+            schedule_of(nightly, retraining, _retraining_settings().schedule, timezone, is_on=True),
+            schedule_of(weekly, everything, "0 4 * * 0", timezone),
+        ],
+        sensors=[
+            dg.AutomationConditionSensorDefinition(
+                prefixed("tables_follow"),
+                target=tables,
+                default_status=dg.DefaultSensorStatus.RUNNING,
+                minimum_interval_seconds=POLL_SECONDS,
+                description="Rebuilds the tables whose snapshots (or code) changed.",
+            ),
+            sensor_of(raw_files, target=sources),
+            sensor_of(table_settings, target=tables),
+            sensor_of(stranded_runs),
+            sensor_of(experiment_files),
+        ],
+    )
+
+
+def _of_stages(*stages: str) -> dg.AssetSelection:
+    """Return the assets of these stages; without stages, of all."""
+    names = [step.name for step in STEPS.values() if step.stage in stages or not stages]
+    return dg.AssetSelection.assets(*asset_keys(names))
+
+
+def _job(name: str, stages: Sequence[str] = ()) -> UnresolvedAssetJobDefinition:
+    start = "the current tables" if stages else "the raw files"
+    return dg.define_asset_job(
+        prefixed(name),
+        selection=_of_stages(*stages),
+        description=f"Builds everything from {start} to the champion, for one experiment.",
+        tags=project_tag(),
+    )
+
+
+def schedule_of(
+    function: Callable[[dg.ScheduleEvaluationContext], Any],
+    job: UnresolvedAssetJobDefinition,
+    cron: str,
+    timezone: str,
+    *,
+    is_on: bool = False,
+) -> dg.ScheduleDefinition:
+    """Return the schedule of a function."""
+    status = dg.DefaultScheduleStatus.RUNNING if is_on else dg.DefaultScheduleStatus.STOPPED
+    make = dg.schedule(
+        name=prefixed(function.__name__),
+        job=job,
+        cron_schedule=cron,
+        execution_timezone=timezone,
+        default_status=status,
+    )
+    return make(in_its_project(function))
+
+
 def raw_files(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
     """Snapshots the folders of data/raw whose content changed. A touched file with the same bytes changes nothing."""
     try:
@@ -70,12 +110,6 @@ def raw_files(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipR
     return dg.SensorResult([request], cursor=cursor)
 
 
-@dg.sensor(
-    name=prefixed("table_settings"),
-    target=dg.AssetSelection.groups("tables"),
-    default_status=dg.DefaultSensorStatus.RUNNING,
-    minimum_interval_seconds=POLL_SECONDS,
-)
 def table_settings(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
     """Rebuilds the tables whose settings or library versions changed since they were built."""
     try:
@@ -88,11 +122,6 @@ def table_settings(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.
     return dg.SensorResult([request], cursor=changes.cursor)
 
 
-@dg.sensor(
-    name=prefixed("stranded_runs"),
-    default_status=dg.DefaultSensorStatus.RUNNING,
-    minimum_interval_seconds=POLL_SECONDS,
-)
 def stranded_runs(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     """Ends runs whose process died (power cut, kill −9); run again to resume. Sets the default limit of the pool."""
     set_default_limit(context.instance)
@@ -103,11 +132,6 @@ def stranded_runs(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     return dg.SkipReason(f"ended {', '.join(ended)}" if ended else "no orphaned runs")
 
 
-@dg.sensor(
-    name=prefixed("experiment_files"),
-    default_status=dg.DefaultSensorStatus.RUNNING,
-    minimum_interval_seconds=POLL_SECONDS,
-)
 def experiment_files(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
     """Keeps the partitions in step with experiments/*.yaml. The history of a removed experiment stays visible."""
     try:
@@ -137,28 +161,12 @@ def _retraining_settings() -> RetrainingSettings:
         return RetrainingSettings()
 
 
-RETRAINING = _retraining_settings()
-
-
-@dg.schedule(
-    name=prefixed("nightly"),
-    job=retraining_job,
-    cron_schedule=RETRAINING.schedule,
-    execution_timezone=RETRAINING.timezone,
-    default_status=dg.DefaultScheduleStatus.RUNNING,
-)
 def nightly(context: dg.ScheduleEvaluationContext) -> list[dg.RunRequest] | dg.SkipReason:
     """Retrains the experiments with `retrain: true`, and the champion's, if their data or settings changed."""
     empty = "no experiment sets `retrain: true`, and there is no champion yet"
     return _tick(context, "nightly", plan_night, empty)
 
 
-@dg.schedule(
-    name=prefixed("weekly"),
-    job=everything_job,
-    cron_schedule="0 4 * * 0",
-    execution_timezone=RETRAINING.timezone,
-)
 def weekly(context: dg.ScheduleEvaluationContext) -> list[dg.RunRequest] | dg.SkipReason:
     """Runs all assets of every experiment each Sunday, due or not, and reuses what the store has. Off by default."""
     return _tick(context, "weekly", plan_weekly, "there is no experiment")

@@ -8,8 +8,7 @@ from ft_pipeline.execution import pods
 from ft_pipeline.execution.device_pool import EXECUTOR, PODS
 
 
-@dg.definitions
-def executor() -> dg.Definitions:
+def definitions() -> dg.Definitions:
     """Return the executor that FT_EXECUTOR names.
 
     By default a run is one process: heavy steps start worker processes, so a process per step would only take time.

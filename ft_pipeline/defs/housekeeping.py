@@ -8,8 +8,10 @@ import dagster as dg
 from ft_pipeline import features
 from ft_pipeline.automation.notifications import Notification, notify_daily
 from ft_pipeline.defs import automation
+from ft_pipeline.defs.sensors import sensor_of
 from ft_pipeline.errors import UserError
 from ft_pipeline.execution.dagster_names import prefixed
+from ft_pipeline.execution.local_runs import EVERYTHING
 from ft_pipeline.execution.run_retention import purge_runs
 from ft_pipeline.project import Project
 from ft_pipeline.step import STEPS
@@ -17,11 +19,11 @@ from ft_pipeline.step import STEPS
 CHECK_SECONDS = 600
 
 
-@dg.sensor(
-    name=prefixed("old_runs"),
-    default_status=dg.DefaultSensorStatus.RUNNING,
-    minimum_interval_seconds=CHECK_SECONDS,
-)
+def definitions() -> dg.Definitions:
+    """Return the sensors."""
+    return dg.Definitions(sensors=[sensor_of(old_runs, CHECK_SECONDS), sensor_of(disk_space, CHECK_SECONDS)])
+
+
 def old_runs(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
     """Removes finished runs that are older than `retention.run_days`, except those that made what is current."""
     try:
@@ -34,18 +36,13 @@ def old_runs(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipRe
         context.instance,
         datetime.now(UTC) - timedelta(days=days),
         assets={*STEPS, *features.assets()},
-        jobs={automation.retraining_job.name, automation.everything_job.name},
+        jobs={prefixed(automation.RETRAINING), prefixed(EVERYTHING)},
         cursor=context.cursor or "",
     )
     skip_reason = f"removed {len(result.removed)} runs" if result.removed else "no run to remove"
     return dg.SensorResult(skip_reason=skip_reason, cursor=result.cursor)
 
 
-@dg.sensor(
-    name=prefixed("disk_space"),
-    default_status=dg.DefaultSensorStatus.RUNNING,
-    minimum_interval_seconds=CHECK_SECONDS,
-)
 def disk_space(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     """Reports each day that less than `retention.warn_free_gb` is free for the store or for Dagster's history."""
     try:

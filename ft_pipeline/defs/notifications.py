@@ -8,33 +8,41 @@ from ft_pipeline.automation.lasting_failures import report_lasting_failures
 from ft_pipeline.automation.notifications import Notification, notify
 from ft_pipeline.automation.run_failures import describe_failure
 from ft_pipeline.decide.released import ChampionRecord
+from ft_pipeline.defs.sensors import POLL_SECONDS, sensor_of
 from ft_pipeline.errors import UserError
-from ft_pipeline.execution.dagster_names import prefixed
+from ft_pipeline.execution.dagster_names import in_its_project, is_own_run, prefixed
 from ft_pipeline.project import Project
 from ft_pipeline.release.champion import history
 
-POLL_SECONDS = 20
 HOUR_SECONDS = 3600
 MAX_PER_TICK = 5
 """Maximum notifications per tick, as Dagster allows for `failures`. The next tick sends the following ones."""
 
 
-@dg.run_failure_sensor(
-    name=prefixed("failures"),
-    default_status=dg.DefaultSensorStatus.RUNNING,
-    minimum_interval_seconds=POLL_SECONDS,
-)
+def definitions() -> dg.Definitions:
+    """Return the sensors."""
+    watch_failures = dg.run_failure_sensor(
+        name=prefixed("failures"),
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        minimum_interval_seconds=POLL_SECONDS,
+    )
+    return dg.Definitions(
+        sensors=[
+            watch_failures(in_its_project(failures)),
+            sensor_of(lasting_failures, HOUR_SECONDS),
+            sensor_of(champion_changes),
+        ]
+    )
+
+
 def failures(context: dg.RunFailureSensorContext) -> None:
     """Reports every failed run, with the check that stopped it or the error."""
+    if not is_own_run(context.dagster_run):
+        return
     outcome = notify(Project.find(), describe_failure(context.instance, context.dagster_run, context.failure_event))
     context.log.info(f"webhook: {outcome}")
 
 
-@dg.sensor(
-    name=prefixed("lasting_failures"),
-    default_status=dg.DefaultSensorStatus.RUNNING,
-    minimum_interval_seconds=HOUR_SECONDS,
-)
 def lasting_failures(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     """Reports each day what failed in a run that a sensor started, until it succeeds."""
     try:
@@ -44,11 +52,6 @@ def lasting_failures(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     return dg.SkipReason(f"webhook: {'; '.join(outcomes)}" if outcomes else "no failure lasts longer than a day")
 
 
-@dg.sensor(
-    name=prefixed("champion_changes"),
-    default_status=dg.DefaultSensorStatus.RUNNING,
-    minimum_interval_seconds=POLL_SECONDS,
-)
 def champion_changes(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
     """Reports every new champion, whether a run, `ft promote` or `ft rollback` changed it."""
     try:

@@ -3,6 +3,7 @@
 from pkgutil import resolve_name
 from typing import Any
 
+from dagster import AssetsDefinition
 from dagster import AutomationCondition as Condition
 
 from ft_pipeline import features
@@ -45,9 +46,9 @@ AUTOMATION = {step.name: FOLLOW_SOUND_INPUTS for step in tables.STEPS} | {
 }
 """When an asset is materialized automatically. The others never are."""
 
-steps = (*raw.STEPS, *tables.STEPS, *map(load_step, modules()))
-# A plan lists steps that are ready at the same time in this order: by stage.
-assets = [
-    *(asset_of(step, AUTOMATION.get(step.name)) for step in sorted(steps, key=lambda step: step.stage)),
-    *map(resolve_name, features.assets().values()),
-]
+
+def assets() -> list[AssetsDefinition]:
+    """Return the assets. A plan lists steps that are ready at the same time in this order: by stage."""
+    steps = (*raw.STEPS, *tables.STEPS, *map(load_step, modules()))
+    of_steps = [asset_of(step, AUTOMATION.get(step.name)) for step in sorted(steps, key=lambda step: step.stage)]
+    return [*of_steps, *(resolve_name(target)() for target in features.assets().values())]

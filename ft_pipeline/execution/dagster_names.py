@@ -3,13 +3,15 @@
 Other projects may use the same instance. Within the project, and in its store, an asset has its short name.
 """
 
-from collections.abc import Iterable
-from functools import cache
+from collections.abc import Callable, Iterable
+from functools import cache, wraps
+from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 import dagster as dg
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.project import Project
+from ft_pipeline.project import Project, served_root, serving
 from ft_pipeline.settings.instance import DagsterSettings
 
 STARTED_BY = "ft/started_by"
@@ -20,12 +22,32 @@ PROJECT_TAG = "ft/project"
 """Tag of assets and jobs: the name of the project."""
 
 
-@cache
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
+
+
+def in_its_project(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
+    """Return a function that Dagster calls later, for the project for which definitions are made now."""
+    root = served_root()
+
+    @wraps(function)
+    def call(*arguments: Parameters.args, **named: Parameters.kwargs) -> Result:
+        with serving(root):
+            return function(*arguments, **named)
+
+    return call
+
+
 def dagster_settings() -> DagsterSettings:
     """Return the settings when the definitions were loaded. The defaults if project.yaml is missing (a volume
     that is not mounted) or invalid: the graph must load, and every run, sensor and schedule reports the error."""
+    return _settings_of(served_root())
+
+
+@cache
+def _settings_of(root: Path | None) -> DagsterSettings:
     try:
-        return Project.find().settings.dagster
+        return Project.find(root).settings.dagster
     except UserError:
         return DagsterSettings()
 
@@ -95,10 +117,14 @@ def asset_tags() -> dict[str, str]:
     return project_tag() | dagster_settings().tags
 
 
-@cache
 def project_name() -> str:
     """Return the name in project.yaml; `unknown` if the file is missing or invalid."""
+    return _name_of(served_root())
+
+
+@cache
+def _name_of(root: Path | None) -> str:
     try:
-        return Project.find().settings.name
+        return Project.find(root).settings.name
     except UserError:
         return "unknown"

@@ -12,7 +12,7 @@ from typing import Any
 import dagster as dg
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.execution.dagster_names import asset_key, asset_keys, asset_tags, dagster_settings
+from ft_pipeline.execution.dagster_names import asset_key, asset_keys, asset_tags, dagster_settings, in_its_project
 from ft_pipeline.execution.device_pool import EXECUTOR, PODS, pool_of_devices
 from ft_pipeline.execution.machines import LOST_MACHINE_RETRIES
 from ft_pipeline.execution.partitions import experiments
@@ -21,8 +21,6 @@ from ft_pipeline.execution.step_run import run_step
 from ft_pipeline.project import Project
 from ft_pipeline.step import STEPS, CheckSpec, SpecFunction, Step
 
-ASSETS: dict[str, dg.AssetsDefinition] = {}
-"""Every asset of a step by its name. Loading ft_pipeline/defs fills it."""
 SCHEDULED = frozenset({"comparison", "champion"})
 """Assets with a freshness policy, if the settings ask for one: those that the schedule `weekly` is there for."""
 
@@ -34,7 +32,7 @@ def gpu_op_tags(count: int = 1) -> dict[str, Any]:
 
 
 def asset_of(step: Step, automation: dg.AutomationCondition | None = None) -> dg.AssetsDefinition:
-    """Return Dagster's asset of a step, and register both.
+    """Return Dagster's asset of a step, and register the step.
 
     A step that leases a device is also in the pool `gpu`, and requests a GPU from Kubernetes. A step whose missing
     input may need a device only requests it: its pod exists before that is known, and the lease of the input's worker
@@ -54,7 +52,7 @@ def asset_of(step: Step, automation: dg.AutomationCondition | None = None) -> dg
         metadata=_code_reference(step.spec),
         freshness_policy=_freshness_policy(step.name),
         code_version=step.code_version,
-        description=_description(step.about),
+        description=_description(step.description),
         partitions_def=experiments() if step.per_experiment else None,
         automation_condition=automation,
         pool=pool_of_devices() if needs_gpu else None,
@@ -62,10 +60,11 @@ def asset_of(step: Step, automation: dg.AutomationCondition | None = None) -> dg
         retry_policy=LOST_MACHINE_RETRIES if os.environ.get(EXECUTOR) == PODS else None,
         check_specs=_check_specs(key, step.checks, per_experiment=step.per_experiment),
     )
+    @in_its_project
     def materialize(context: dg.AssetExecutionContext, project: ProjectResource) -> dg.MaterializeResult:
         return run_step(context, STEPS[step.name], project)
 
-    STEPS[step.name], ASSETS[step.name] = step, materialize
+    STEPS[step.name] = step
     return materialize
 
 

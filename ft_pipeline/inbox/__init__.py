@@ -8,6 +8,6 @@ FEATURE = Feature(
     docs="inbox.md",
     settings={"project": "ft_pipeline.inbox.settings:InboxKeys"},
     commands={"inbox": "ft_pipeline.inbox.commands:app"},
-    assets={"inbox": "ft_pipeline.inbox.asset:inbox"},
+    assets={"inbox": "ft_pipeline.inbox.asset:inbox_asset"},
     hooks={"verified": "ft_pipeline.inbox.decisions:verified"},
 )

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.execution import orphaned_runs
-from ft_pipeline.execution.dagster_names import asset_key, asset_tags, dagster_settings
+from ft_pipeline.execution.dagster_names import asset_key, asset_tags, dagster_settings, in_its_project
 from ft_pipeline.execution.metadata import clean_metadata, metadata_of_page
 from ft_pipeline.execution.resources import ProjectResource
 from ft_pipeline.inbox.decide import Decided, decide
@@ -42,26 +42,37 @@ class InboxConfig(dg.Config):
     reason: str = Field("", description="Why, for the record.")
 
 
-@dg.asset(
-    group_name="sources",
-    kinds={"json"},
-    key=asset_key("inbox"),
-    owners=dagster_settings().owners,
-    tags=asset_tags(),
-    code_version="1",
-    description="Answers of `ft serve --log` that people corrected or rated, and that wait for a decision. "
+ABOUT = (
+    "Answers of `ft serve --log` that people corrected or rated, and that wait for a decision. "
     "**Look here** to see what users corrected. Nothing trains on an answer that was not accepted. "
     "**To accept some:** hold Shift and click *Materialize*, and write their ids under `accept`. They are added to "
-    "data/raw/traces, and the tables follow (docs/inbox.md).",
+    "data/raw/traces, and the tables follow (docs/inbox.md)."
 )
-def inbox(context: dg.AssetExecutionContext, config: InboxConfig, project: ProjectResource) -> dg.MaterializeResult:
-    """Carry out the decisions of the run's config, and show what is open."""
-    try:
-        found = project.find()
-        orphaned_runs.lock_run(context, found.store)
-        return dg.MaterializeResult(metadata=clean_metadata(metadata_of_page(_decide_and_show(found, config))))
-    except UserError as error:
-        raise dg.Failure(str(error), allow_retries=False) from None
+
+
+def inbox_asset() -> dg.AssetsDefinition:
+    """Return the asset of the project for which definitions are made."""
+
+    @dg.asset(
+        group_name="sources",
+        kinds={"json"},
+        key=asset_key("inbox"),
+        owners=dagster_settings().owners,
+        tags=asset_tags(),
+        code_version="1",
+        description=ABOUT,
+    )
+    @in_its_project
+    def inbox(context: dg.AssetExecutionContext, config: InboxConfig, project: ProjectResource) -> dg.MaterializeResult:
+        """Carry out the decisions of the run's config, and show what is open."""
+        try:
+            found = project.find()
+            orphaned_runs.lock_run(context, found.store)
+            return dg.MaterializeResult(metadata=clean_metadata(metadata_of_page(_decide_and_show(found, config))))
+        except UserError as error:
+            raise dg.Failure(str(error), allow_retries=False) from None
+
+    return inbox
 
 
 def _decide_and_show(project: Project, config: InboxConfig) -> dict[str, Any]:

@@ -133,10 +133,10 @@ def _materialized(project: Project, log: Path, decided: Decided) -> Answer:
     failures: list[str] = []
     if InboxKeys.of(project.settings).inbox.log is not None and log_path(project, None) == log:
         from ft_pipeline.execution import run as running
-        from ft_pipeline.inbox.asset import inbox
+        from ft_pipeline.inbox.asset import inbox_asset
 
         with live_progress(stderr):
-            failures = running.materialize_alone(inbox)
+            failures = running.materialize_alone(inbox_asset())
     first_run = bool(decided.accepted) and AssetPointers(project.store).read(f"raw_{RAW_FORMAT}") is None
     return Answer(
         decided.to_json(),

@@ -216,7 +216,7 @@ STEP = step_of(
     deps=("prompt_baseline", "scores", *feeding("judgements")),
     kinds=frozenset({"parquet"}),
     may_use_gpu=lambda project: judge_of(project.settings.evaluation) is not None,  # as `comparison`, which comes next
-    about=_description(),
+    about=_description,
 )
 
 

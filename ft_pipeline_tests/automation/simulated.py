@@ -18,12 +18,12 @@ from ft_pipeline.automation.notifications import LOG
 from ft_pipeline.defs import automation
 from ft_pipeline.execution.planning import steps_in_order
 from ft_pipeline.execution.resources import RESOURCES
-from ft_pipeline.execution.step_asset import ASSETS
 from ft_pipeline.project import Project
 from ft_pipeline.step import STEPS, SpecContext, spec_with_inputs
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.asset_pointers import AssetPointers
 from ft_pipeline.tables.formats.registry import FORMATS
+from ft_pipeline_tests.graph import ASSETS
 
 FIRST_DAY = datetime(2026, 11, 1, 9, tzinfo=UTC)
 STAND_IN = {
@@ -142,12 +142,13 @@ class Simulation:
         """Settle the day, and evaluate the nightly schedule at its hour; returns its decision."""
         self.settle()
         tonight = (self.now + timedelta(days=1)).replace(hour=2, minute=0)
-        decision = self.tick(automation.nightly, tonight)
+        decision = self.tick("nightly", tonight)
         self.now = tonight + timedelta(hours=7)
         return decision
 
-    def tick(self, schedule: dg.ScheduleDefinition, time: datetime) -> Any:
+    def tick(self, name: str, time: datetime) -> Any:
         """Evaluate a schedule as the daemon does."""
+        schedule = self.repository.get_schedule_def(name)
         with dg.build_schedule_context(
             self.instance, scheduled_execution_time=time, repository_def=self.repository
         ) as context:

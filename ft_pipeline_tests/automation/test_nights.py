@@ -8,7 +8,6 @@ import pytest
 from ft_pipeline.automation import nights
 from ft_pipeline.automation.notifications import Notification
 from ft_pipeline.automation.retraining import RetrainingDecision
-from ft_pipeline.defs import automation
 from ft_pipeline.execution.partitions import experiments, partitions_name
 from ft_pipeline.tables.formats.registry import FORMATS
 from ft_pipeline_tests.automation.simulated import Simulation
@@ -38,21 +37,21 @@ def test_several_are_due_one_is_new_and_one_is_broken(shop: Simulation, monkeypa
     (shop.project.root / "experiments" / "full.yaml").write_text("tecnique: full\n", encoding="utf-8")
 
     tonight = shop.now.replace(hour=2) + timedelta(days=1)
-    decision = shop.tick(automation.nightly, tonight)
+    decision = shop.tick("nightly", tonight)
     requests = decision.run_requests or []
     assert [request.partition_key for request in requests] == ["lora", "newer", "qlora"]
     (message,) = reported(shop)
     assert message.startswith("full: full.yaml: line 1: unknown key `tecnique`")
 
-    again = shop.tick(automation.nightly, tonight).run_requests or []
+    again = shop.tick("nightly", tonight).run_requests or []
     keys = [request.run_key for request in requests]
     assert [request.run_key for request in again] == keys and len(set(keys)) == 3
     assert len(reported(shop)) == 1, "the same tick is not reported twice"
-    next_one = shop.tick(automation.nightly, tonight + timedelta(days=1)).run_requests or []
+    next_one = shop.tick("nightly", tonight + timedelta(days=1)).run_requests or []
     assert not {request.run_key for request in next_one} & set(keys)
     assert len(reported(shop)) == 2, "what lasts is reported again the next day"
 
-    weekly = shop.tick(automation.weekly, tonight).run_requests or []
+    weekly = shop.tick("weekly", tonight).run_requests or []
     assert {request.partition_key for request in weekly} == set(shop.project.experiment_names()) - {"full"}
     assert len({request.run_key for request in weekly}) == len(weekly)
 
@@ -82,7 +81,7 @@ def test_an_error_of_any_type_spoils_only_its_own_experiment(shop: Simulation, m
 def test_a_project_that_cannot_be_read_is_reported(shop: Simulation) -> None:
     (shop.project.root / "project.yaml").write_text("nmae: x\n", encoding="utf-8")
     shop.now += timedelta(days=1)
-    decision = shop.tick(automation.nightly, shop.now)
+    decision = shop.tick("nightly", shop.now)
     assert "project.yaml: line 1: unknown key `nmae`" in decision.skip_message
     assert reported(shop) == [decision.skip_message]
 
@@ -92,16 +91,16 @@ def test_a_missed_training_is_reported_once_a_day_and_at_once_if_its_reason_chan
 ) -> None:
     decide(shop, monkeypatch, blocked("qlora"), due("lora"))
     for minute in range(3):  # a schedule that runs every minute
-        assert len(shop.tick(automation.nightly, shop.now + timedelta(minutes=minute)).run_requests) == 1
+        assert len(shop.tick("nightly", shop.now + timedelta(minutes=minute)).run_requests) == 1
     assert reported(shop) == ["qlora: alpaca failed a check"]
     decide(shop, monkeypatch, blocked("qlora", "alpaca is not up to date"), due("lora"))
-    shop.tick(automation.nightly, shop.now + timedelta(minutes=3))
+    shop.tick("nightly", shop.now + timedelta(minutes=3))
     assert reported(shop)[1:] == ["qlora: alpaca is not up to date"]
     decide(shop, monkeypatch, blocked("qlora"), due("lora"))
-    shop.tick(automation.nightly, shop.now + timedelta(minutes=4))
+    shop.tick("nightly", shop.now + timedelta(minutes=4))
     decide(shop, monkeypatch, blocked("qlora", "alpaca is not up to date"), due("lora"))
     assert len(reported(shop)) == 2, "the first reason was reported on this day, too"
-    shop.tick(automation.nightly, shop.now + timedelta(days=1))
+    shop.tick("nightly", shop.now + timedelta(days=1))
     assert reported(shop)[2:] == ["qlora: alpaca is not up to date"]
 
 
@@ -109,9 +108,9 @@ def test_a_run_that_is_under_way_since_yesterday_is_reported(shop: Simulation, m
     decide(shop, monkeypatch, due("qlora"), due("lora"))
     with shop.run_under_way("qlora"):
         created = shop.instance.get_run_records(limit=1)[0].create_timestamp
-        (request,) = shop.tick(automation.nightly, created + timedelta(hours=1)).run_requests
+        (request,) = shop.tick("nightly", created + timedelta(hours=1)).run_requests
         assert request.partition_key == "lora" and reported(shop) == []
-        shop.tick(automation.nightly, created + timedelta(hours=24))
+        shop.tick("nightly", created + timedelta(hours=24))
     (message,) = reported(shop)
     assert message.startswith("qlora: a run is already under way since ") and message.endswith("Cancel it if it hangs")
 
@@ -119,13 +118,13 @@ def test_a_run_that_is_under_way_since_yesterday_is_reported(shop: Simulation, m
 def test_a_tick_in_which_the_daemon_died_is_completed(shop: Simulation, monkeypatch: pytest.MonkeyPatch) -> None:
     """The scheduler has created a run and not started it. It evaluates the tick again, and finds the run by its key."""
     decide(shop, monkeypatch, due("qlora"), due("lora"))
-    (created, other) = shop.tick(automation.nightly, shop.now).run_requests
+    (created, other) = shop.tick("nightly", shop.now).run_requests
     shop.create_run(created, shop.now)
-    again = shop.tick(automation.nightly, shop.now).run_requests
+    again = shop.tick("nightly", shop.now).run_requests
     assert [request.run_key for request in again] == [created.run_key, other.run_key]
-    (next_one,) = shop.tick(automation.nightly, shop.now + timedelta(minutes=1)).run_requests
+    (next_one,) = shop.tick("nightly", shop.now + timedelta(minutes=1)).run_requests
     assert next_one.partition_key == other.partition_key, "for any other tick it is under way"
-    weekly = shop.tick(automation.weekly, shop.now).run_requests
+    weekly = shop.tick("weekly", shop.now).run_requests
     assert created.partition_key not in {request.partition_key for request in weekly}
 
 

@@ -18,10 +18,10 @@ from ft_pipeline.defs import notifications
 from ft_pipeline.defs.notifications import champion_changes, failures
 from ft_pipeline.execution.partitions import add_partitions
 from ft_pipeline.execution.resources import RESOURCES
-from ft_pipeline.execution.step_asset import ASSETS
 from ft_pipeline.project import Project
 from ft_pipeline.release.champion import promote, rollback
 from ft_pipeline_tests.automation.webhook import Webhook, webhook
+from ft_pipeline_tests.graph import ASSETS
 
 
 @pytest.fixture

@@ -15,7 +15,6 @@ from ft_pipeline import scaffold
 from ft_pipeline.cli import app
 from ft_pipeline.execution.planning import plan
 from ft_pipeline.execution.resources import RESOURCES
-from ft_pipeline.execution.step_asset import ASSETS
 from ft_pipeline.sources import fetch
 from ft_pipeline.sources.declaration import read_source
 from ft_pipeline.sources.fetch import ASK_SECONDS
@@ -23,6 +22,7 @@ from ft_pipeline.sources.records import SourceRecords
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.asset_pointers import AssetPointers
 from ft_pipeline_tests.automation.simulated import Simulation, rows
+from ft_pipeline_tests.graph import ASSETS
 from ft_pipeline_tests.remote.file_server import FileServer, file_server
 from ft_pipeline_tests.remote.remote_folder import files_with
 

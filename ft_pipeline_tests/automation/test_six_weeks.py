@@ -161,7 +161,7 @@ class SixWeeks(Month):
         oldest.unlink(missing_ok=True)
 
     def tick(self, tonight: datetime) -> list[dg.RunRequest]:
-        return list(self.shop.tick(automation.nightly, tonight).run_requests or [])
+        return list(self.shop.tick("nightly", tonight).run_requests or [])
 
     def execute(self, request: dg.RunRequest, tonight: datetime, kind: str) -> None:
         """What the daemon and the process of the run do with a request."""

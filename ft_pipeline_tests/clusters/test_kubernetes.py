@@ -21,12 +21,12 @@ from ft_pipeline import scaffold
 from ft_pipeline.execution.machines import limit_run_time
 from ft_pipeline.execution.pods import pod_configs
 from ft_pipeline.execution.run import load_steps
-from ft_pipeline.execution.step_asset import ASSETS
 from ft_pipeline.project import Project
 from ft_pipeline.step import STEPS
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline_tests.clusters.kubernetes_api import Cluster, check, running_cluster, start_container
 from ft_pipeline_tests.execution.conftest import wait_until
+from ft_pipeline_tests.graph import ASSETS
 
 ROOT = Path(__file__).parents[2]
 MACHINE = """

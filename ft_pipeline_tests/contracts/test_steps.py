@@ -14,7 +14,6 @@ from ft_pipeline.definitions import defs
 from ft_pipeline.errors import UserError
 from ft_pipeline.execution import metadata
 from ft_pipeline.execution.resources import RESOURCES
-from ft_pipeline.execution.step_asset import ASSETS
 from ft_pipeline.project import Project
 from ft_pipeline.settings.project import DagsterSettings
 from ft_pipeline.step import STEPS, MissingInput, SpecContext, planned_spec
@@ -24,6 +23,7 @@ from ft_pipeline.store.spec import Spec
 from ft_pipeline.tables.formats.registry import FORMATS
 from ft_pipeline_tests.contracts.formats import GOOD
 from ft_pipeline_tests.fixtures.packing import unpack
+from ft_pipeline_tests.graph import ASSETS
 from ft_pipeline_tests.store.test_old_store import PACKED, UI_PAGE
 from ft_pipeline_tests.tables.helpers import write_jsonl
 

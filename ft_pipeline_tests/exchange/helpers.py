@@ -13,11 +13,11 @@ from ft_pipeline.cli import app
 from ft_pipeline.errors import UserError
 from ft_pipeline.execution.metadata import NOT_RECORDED
 from ft_pipeline.execution.resources import RESOURCES
-from ft_pipeline.execution.step_asset import ASSETS
 from ft_pipeline.project import Project
 from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.tables.accounts import FileAccount
 from ft_pipeline.tables.validate import validate_file
+from ft_pipeline_tests.graph import ASSETS
 
 SUBJECTS = ("kettle", "lamp", "teapot", "desk", "rug", "clock", "towel", "shelf", "candle", "mirror", "pillow", "vase")
 VERBS = ("return", "exchange", "repair", "clean", "assemble", "track", "insure", "wrap")

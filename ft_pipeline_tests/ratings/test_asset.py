@@ -10,12 +10,12 @@ import pytest
 from ft_pipeline.evaluation.opinions.verdict_tables import hash_of_answer
 from ft_pipeline.execution.planning import plan
 from ft_pipeline.execution.resources import RESOURCES
-from ft_pipeline.execution.step_asset import ASSETS
 from ft_pipeline.project import Project
 from ft_pipeline.ratings.ratings import FILE_NAME, SCHEMA
 from ft_pipeline.step import STEPS
 from ft_pipeline.store.asset_pointers import current_artifact
 from ft_pipeline.store.sql_views import query
+from ft_pipeline_tests.graph import ASSETS
 from ft_pipeline_tests.ratings.rated import PROMPT, TUNED, RatedProject
 
 
