@@ -34,6 +34,7 @@ from ft_pipeline.cli.display_text import plain, say, say_line
 from ft_pipeline.decide.documents import comparison_of, decision_about
 from ft_pipeline.decide.requirements import Requirements
 from ft_pipeline.errors import UserError
+from ft_pipeline.features import choice
 from ft_pipeline.project import Project
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.asset_pointers import current_artifact
@@ -205,18 +206,29 @@ def experiments(project: Project) -> Answer:
 
 @command
 def compare(
-    project: Project,
+    project: UnopenedProject,
     on: Annotated[
         Literal["test", "validation"],
         typer.Option("--on", help="Rows. On the validation rows you may look as often as you like."),
     ] = "test",
+    logs: Annotated[
+        list[str] | None,
+        typer.Option("--from", help="Compare logs of other tools instead: PATH or NAME=PATH. Needs no project."),
+    ] = None,
+    metric: Annotated[str | None, typer.Option("--metric", help="With --from: the metric that decides.")] = None,
 ) -> Answer:
     """Show the comparison: every model and prompt with its scores, intervals and cost.
 
     Example: ft compare --on validation
     """
-    comparison = comparison_of(_require_document(project, "comparison"))
-    store = ArtifactStore(project.store)
+    if logs and (compare_logs := choice("compare", "logs")) is not None:
+        answer: Answer = compare_logs(logs, metric)
+        return answer
+    if metric is not None:
+        raise UserError("--metric is for logs of other tools. Name them with --from.")
+    opened = project.open()
+    comparison = comparison_of(_require_document(opened, "comparison"))
+    store = ArtifactStore(opened.store)
     requirements = Requirements.of(decision_about(store, current_artifact(store, "comparison")))
 
     def show(console: Console, _: dict[str, Any]) -> None:

@@ -1,0 +1,66 @@
+"""Read a log of Inspect: a .eval file, which is a zip of JSON, or the same as one JSON document."""
+
+import json
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ft_pipeline.errors import UserError
+from ft_pipeline.foreign_logs.scores import ModelScores, text_of
+
+HEADER, SAMPLES = "header.json", "samples/"
+"""Members of a .eval file."""
+
+
+def read(path: Path) -> list[ModelScores]:
+    """Return the scores in a .eval file. UserError if it is still being written."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if HEADER not in archive.namelist():
+                raise UserError(f"{path.name} is not finished: it has no {HEADER}. Wait for the end of the evaluation.")
+            header = json.loads(archive.read(HEADER))
+            return [scores_of(header, _samples(archive), str(path))]
+    except (NotImplementedError, zipfile.BadZipFile) as error:
+        how = "Convert it: inspect log convert --to json --output-dir FOLDER FILE"
+        raise UserError(f"{path.name} cannot be unpacked ({error}). {how}") from None
+
+
+def _samples(archive: zipfile.ZipFile) -> Iterator[dict[str, Any]]:
+    for name in sorted(archive.namelist()):
+        if name.startswith(SAMPLES) and name.endswith(".json"):
+            yield json.loads(archive.read(name))
+
+
+def scores_of(header: Mapping[str, Any], samples: Iterable[Mapping[str, Any]], source: str) -> ModelScores:
+    """Return the scores of an evaluation. An item that was answered in several epochs has several.
+
+    header: with `eval`. samples: id, epoch, input, and by scorer the scores; without them, the item failed.
+    """
+    scores = ModelScores(header["eval"]["model"], source)
+    scores.settings["task"] = str(header["eval"].get("task", ""))
+    for sample in samples:
+        item = str(sample["id"])
+        scores.ask(item, text_of(_asked(sample.get("input"))))
+        found = sample.get("scores") or {}
+        is_scored = [
+            scores.add(name, item, value)
+            for scorer, score in found.items()
+            for name, value in _named(scorer, score.get("value"))
+        ]
+        if not any(is_scored):
+            scores.failed.add(item)
+    return scores
+
+
+def _asked(given: Any) -> Any:
+    """Return the contents of messages, or the text itself."""
+    return [message.get("content") for message in given] if isinstance(given, list) else given
+
+
+def _named(scorer: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the metrics of a scorer: itself, or scorer/key of each of several values."""
+    if isinstance(value, dict):
+        yield from ((f"{scorer}/{key}", each) for key, each in value.items())
+    else:
+        yield scorer, value
