@@ -29,7 +29,7 @@ def committed(*patterns: str) -> list[Path]:
 
 
 PAGES = [
-    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")),
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "AGENTS.md", "SKILL.md")),
     *committed("docs/*.md", "examples/*.md", "data/*.md", "benchmarks/*.md"),
 ]
 COMMAND = re.compile(r"^(?:\$ |    )?(?:[A-Z_]+=\S* )*(?:\.venv/bin/)?ft (.*)$", re.MULTILINE)

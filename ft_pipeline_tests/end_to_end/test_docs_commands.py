@@ -1,4 +1,4 @@
-"""The examples of docs/commands.md that change nothing, run word for word in a finished project."""
+"""The examples of docs/commands.md that change nothing, and the commands of SKILL.md, run word for word."""
 
 import re
 import shlex
@@ -51,3 +51,20 @@ def test_an_example_of_a_command_works(shop: Path, arguments: list[str]) -> None
 
 def test_each_of_these_commands_has_an_example() -> None:
     assert {words[0] for words in examples()} >= set(CHANGE_NOTHING)
+
+
+def test_the_commands_of_the_skill_work_in_their_order(shop: Path, tmp_path: Path) -> None:
+    """Those before `ft run` in a new project, those after it in a finished one."""
+    text = (example_folder() / "SKILL.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```console\n(.*?)```", text, re.DOTALL)
+    commands = [shlex.split(line, comments=True)[1:] for line in block.splitlines() if line.startswith("ft ")]
+    names = [words[0] for words in commands]
+    assert names == ["init", "doctor", "validate", "plan", "run", "compare", "recommend"]
+    folder = tmp_path / commands[0][1]
+    for words in commands[:4]:
+        words = ["init", str(folder), *words[2:]] if words[0] == "init" else words
+        (done,) = ft_here(folder if folder.exists() else tmp_path, tuple(words))
+        assert done.returncode == 0, (words, done.stderr[-2000:])
+    for words in commands[5:]:
+        (done,) = ft_here(shop, tuple(words))
+        assert done.returncode == 0 and done.stdout.strip(), done.stderr[-2000:]
