@@ -16,7 +16,7 @@ GROUP = "ft_pipeline.features"
 BUILT_IN = (
     *("rewards", "preferences"),
     *("gguf", "ratings", "judge", "serving", "inbox", "search", "worth", "exchange", "clusters"),
-    *("remote", "copies", "audit", "erasure", "foreign_logs"),
+    *("remote", "copies", "audit", "erasure", "foreign_logs", "evidence"),
 )
 """Folders of this package whose `__init__.py` has a FEATURE."""
 TABLES = {

@@ -18,7 +18,7 @@ Estimates = dict[str, dict[str, Estimate]]
 Samples = Mapping[str, Sequence[Mapping[str, Any]]]
 """By name of the model, its records in samples.parquet (or general.parquet, tasks.parquet), in the same item order."""
 
-_RATIOS = {
+RATIOS = {
     "nats_per_byte": ("content_nats", "content_bytes"),
     "loss": ("loss_sum", "answer_tokens"),
     "length_ratio": ("answer_bytes", "content_bytes"),
@@ -26,7 +26,7 @@ _RATIOS = {
 """Metrics that are a sum over all items divided by another one: the two columns of samples.parquet."""
 _MEANS = ("stop_nats", *ANSWER_METRICS, "format_valid", "fields_match")
 """Metrics that are a mean over all items."""
-_CONTINUOUS = ("chrf", "rouge_l", "stop_nats")
+CONTINUOUS = ("chrf", "rouge_l", "stop_nats")
 """Metrics that are no rates, even if all their values are 0 or 1."""
 
 
@@ -45,12 +45,12 @@ def estimate_samples(samples: Samples, own_metrics: Mapping[str, Metric]) -> Est
     """Return the estimates that are computed from the test items. Arguments as in estimate_all."""
     estimates: Estimates = {name: {} for name in samples}
     conversations = Conversations([unit_of(sample) for sample in next(iter(samples.values()))])
-    for metric, (numerator, denominator) in _RATIOS.items():
+    for metric, (numerator, denominator) in RATIOS.items():
         if measured := _with_values(samples, numerator):
             ratios = conversations.ratios(_matrix(measured, numerator), _matrix(measured, denominator))
             _add(estimates, metric, measured, ratios)
     metrics = {**METRICS, **own_metrics}
-    for metric in dict.fromkeys((*_MEANS, *(name for name in own_metrics if name not in _RATIOS))):
+    for metric in dict.fromkeys((*_MEANS, *(name for name in own_metrics if name not in RATIOS))):
         if measured := _with_values(samples, metric):
             means = _means(conversations, metric, _matrix(measured, metric), metrics[metric].highest)
             _add(estimates, metric, measured, means)
@@ -63,7 +63,7 @@ def item_value(metric_name: str, sample: Mapping[str, Any]) -> float | None:
     """Return a metric of one answer; None if it is unknown. Of macro-F1, which no single answer has: whether its label
     is right."""
     metric_name = metric_name.removesuffix(f"/{MACRO_F1}")
-    numerator, denominator = _RATIOS.get(metric_name, (metric_name, None))
+    numerator, denominator = RATIOS.get(metric_name, (metric_name, None))
     if sample.get(numerator) is None or (metric_name in CALL_METRICS and not sample[CALL_ITEMS]):
         return None
     return float(sample[numerator]) / (1.0 if denominator is None else max(1.0, float(sample[denominator])))
@@ -152,7 +152,7 @@ def _means(
 ) -> list[Estimate]:
     """Return the means of a metric, one per column. It is a rate if every value is 0 or 1, as those of "right or wrong"
     in a task or in a function of the user are."""
-    is_rate = metric not in _CONTINUOUS and bool(np.isin(values, (0.0, 1.0)).all())
+    is_rate = metric not in CONTINUOUS and bool(np.isin(values, (0.0, 1.0)).all())
     return conversations.means(values, is_rate=is_rate, highest=highest)
 
 
