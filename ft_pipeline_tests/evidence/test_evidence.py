@@ -16,6 +16,7 @@ from ft_pipeline.evaluation.comparison import leads
 from ft_pipeline.evaluation.metrics.definitions import Metric
 from ft_pipeline.evidence import verify_evidence
 from ft_pipeline.evidence.verify_evidence import STATEMENT, Values, check
+from ft_pipeline.store.hashing import sha256_of_file
 from ft_pipeline.store.signing import PUBLIC_KEY_NAME
 from ft_pipeline_tests.end_to_end.project import ft_here
 from ft_pipeline_tests.fixtures.packing import FINISHED, unpack_signed
@@ -152,18 +153,14 @@ def test_a_change_is_found_by_what_is_computed_again_even_if_all_hashes_were_mad
     change, said = COMPUTED[what]
     change(folder)
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    digests = [{"name": name, "digest": {"sha256": leads_hash(folder / name)}} for name in names if name != STATEMENT]
+    digests = [
+        {"name": name, "digest": {"sha256": sha256_of_file(folder / name)}} for name in names if name != STATEMENT
+    ]
     (folder / STATEMENT).write_text(json.dumps({"statement": {"subject": digests}}), encoding="utf-8")
     faults, trusted = check(folder)
     assert any(said in fault for fault in faults), faults
     assert not any("was changed." in fault for fault in faults)
     assert trusted[0].startswith("The statement is not signed")
-
-
-def leads_hash(path: Path) -> str:
-    from ft_pipeline.store.hashing import sha256_of_file
-
-    return sha256_of_file(path)
 
 
 @pytest.mark.parametrize("what", STATED)
