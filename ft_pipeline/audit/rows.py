@@ -198,21 +198,24 @@ def _searched_rows(chain: Chain) -> Iterator[_SearchedRow]:
 
     If the chain has no training data, all of its tables are searched, the subject's first.
     """
-    splits = {
-        row["id"]: split
-        for node in chain.of_kind("training_data")
-        for split in SPLITS
-        for row in read_rows(node, f"{split}.parquet", ["id"])
-    }
+    splits: dict[str, str] = {}
+    answers: dict[str, dict[str | None, None]] = {}  # id → the labels that were trained; None: that of the raw file
+    for data in chain.of_kind("training_data"):
+        labels = trained_labels(data.path)
+        for split in SPLITS:
+            for row in read_rows(data, f"{split}.parquet", ["id"]):
+                splits[row["id"]] = split
+                answers.setdefault(row["id"], {})[labels.get(row["id"])] = None
     tables = {node.path: node for data in chain.of_kind("training_data") for _, node in chain.inputs_of(data)}
-    labels = {id_: label for data in chain.of_kind("training_data") for id_, label in trained_labels(data.path).items()}
     for node in list(tables.values()) or chain.nodes:
         for row in read_rows(node, "rows.parquet"):
             if {"id", *ORIGIN_COLUMNS} <= row.keys():
                 use = splits.get(row["id"]) or row.get("split") or "not trained on"
-                yield _SearchedRow(use, _origin_of(row, node), texts_of(relabeled(row, labels)))
-                if row["id"] in labels:  # the label of the raw file comes after the one that is trained
-                    yield _SearchedRow("not trained on", _origin_of(row, node), texts_of(row))
+                trained = answers.get(row["id"], {None: None})
+                for label in filter(None, trained):
+                    yield _SearchedRow(use, _origin_of(row, node), texts_of(relabeled(row, {row["id"]: label})))
+                as_it_is = use if None in trained else "not trained on"
+                yield _SearchedRow(as_it_is, _origin_of(row, node), texts_of(row))
     for node in chain.nodes:
         for row in read_rows(node, "set_aside.parquet"):
             yield _SearchedRow(f"set aside: {row['code']}", _origin_of(row, node), [row["raw"] or ""])

@@ -48,7 +48,10 @@ def export(
     directory: Annotated[Path, typer.Argument(help="Folder to write to. It must be new or empty.")],
     merged: Annotated[bool, typer.Option("--merged", help="Export the whole model instead of the adapter.")] = False,
     export_format: Annotated[
-        ExportFormat, typer.Option("--format", help="gguf: files for llama.cpp, each scored before it is exported.")
+        ExportFormat,
+        typer.Option(
+            "--format", help="gguf: files for llama.cpp, each scored before it is exported. evidence: of the decision."
+        ),
     ] = HUGGINGFACE,
     quantize: Annotated[
         str | None,
@@ -57,7 +60,9 @@ def export(
     force: Annotated[bool, typer.Option("--force", help="Export a GGUF file that fails its gate.")] = False,
     with_texts: Annotated[
         bool,
-        typer.Option("--with-texts", help="Add the passages and examples of its prompt, which are texts of your data."),
+        typer.Option(
+            "--with-texts", help="Add texts of your data: the passages and examples of its prompt, or the answers."
+        ),
     ] = False,
 ) -> Answer:
     """Export a model to a folder as a PEFT adapter, a Hugging Face model or GGUF files, with tokenizer, chat template,
@@ -72,10 +77,10 @@ def export(
     store = ArtifactStore(opened.store)
     model = find_model(store, name)
     require_intact(store, model)
-    if with_texts:
-        require_prompt_texts(model)
     if write is not None:
         return write(opened, store, model, directory, quantize=quantize, force=force, with_texts=with_texts)
+    if with_texts:
+        require_prompt_texts(model)
     if model.kind == "classifier":
         return _export_classifier(opened, store, model, directory)
     plan = plan_export(store, model, directory, merged=merged)

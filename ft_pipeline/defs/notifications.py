@@ -10,7 +10,7 @@ from ft_pipeline.automation.run_failures import describe_failure
 from ft_pipeline.decide.released import ChampionRecord
 from ft_pipeline.defs.sensors import POLL_SECONDS, sensor_of
 from ft_pipeline.errors import UserError
-from ft_pipeline.execution.dagster_names import in_its_project, is_own_run, prefixed
+from ft_pipeline.execution.dagster_names import concerns_project, in_its_project, prefixed
 from ft_pipeline.project import Project
 from ft_pipeline.release.champion import history
 
@@ -37,7 +37,7 @@ def definitions() -> dg.Definitions:
 
 def failures(context: dg.RunFailureSensorContext) -> None:
     """Reports every failed run, with the check that stopped it or the error."""
-    if not is_own_run(context.dagster_run):
+    if not concerns_project(context.dagster_run):
         return
     outcome = notify(Project.find(), describe_failure(context.instance, context.dagster_run, context.failure_event))
     context.log.info(f"webhook: {outcome}")

@@ -1,6 +1,5 @@
 """Write the evidence of a decision into a folder: answers, claims, matrix, settings, ledgers, under one signature."""
 
-import hashlib
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,13 +16,13 @@ from ft_pipeline.cli.display_text import plain, say
 from ft_pipeline.decide.comparison import Comparison
 from ft_pipeline.decide.documents import decision_about, read_comparison
 from ft_pipeline.errors import UserError
-from ft_pipeline.evaluation.comparison.clusters import read_clusters, with_clusters
-from ft_pipeline.evaluation.comparison.estimates import CONTINUOUS, RATIOS
+from ft_pipeline.evaluation.comparison.estimates import RATIOS
 from ft_pipeline.evaluation.comparison.leads import unit_of
 from ft_pipeline.evaluation.metrics.call_metrics import CALL_ITEMS
 from ft_pipeline.evidence import verify_evidence
 from ft_pipeline.project import Project
 from ft_pipeline.release.export.target_folder import draft_folder, require_free_folder
+from ft_pipeline.release.intact import require_signed_evidence
 from ft_pipeline.release.model_lookup import ModelReference
 from ft_pipeline.settings.checks import MACRO_F1
 from ft_pipeline.settings.evaluation import CALL_METRICS
@@ -34,8 +33,6 @@ from ft_pipeline.store.signing import PUBLIC_KEY_NAME, STATEMENT_TYPE, find_key
 
 LEDGERS = ("exposures", "validation_looks", "champion")
 """Folders of the store with numbered records, each with the hash of the one before."""
-PREDICATE = "https://ft-pipeline.example/evidence/v1"
-"""The type of what the statement says of its files."""
 VERIFIER = "verify_evidence.py"
 
 
@@ -52,12 +49,16 @@ def export_evidence(
     """Write the evidence of the current decision, which examined a model.
 
     with_texts: also the answers and references, which are texts of the project's rows. UserError if there is no
-    decision about the current comparison.
+    decision about the current comparison, if it did not examine the model, or if it is not as it was signed.
     """
-    compared = current_artifact(store, "comparison")
+    compared, decision = (current_artifact(store, asset) for asset in ("comparison", "decision"))
     decided = decision_about(store, compared)
-    if compared is None or not decided:
+    if compared is None or decision is None or not decided:
         raise UserError("There is no decision about the current comparison. Run `ft run` first.")
+    if model.row not in decided.get("matrix", {}):
+        examined = ", ".join(decided.get("matrix", {})) or "none"
+        raise UserError(f"The decision did not examine {model.row}. Choose one of {examined}.")
+    require_signed_evidence(store, [compared.reference, decision.reference])
     target = require_free_folder(directory)
     with draft_folder(target) as draft:
         _write_files(project, store, compared, decided, draft, with_texts=with_texts)
@@ -70,7 +71,9 @@ def export_evidence(
 def _show(console: Console, document: Mapping[str, Any], target: Path) -> None:
     signed = "signed" if document["signed"] else "not signed, for the store has no key"
     say(console, f"Exported the evidence to {plain(str(target))} ({len(document['files'])} files, {signed}).")
-    say(console, f"To check it, with Python alone: python {plain(str(target / VERIFIER))}")
+    say(
+        console, f"To check it, with Python alone: python -I {VERIFIER} {plain(str(target))} KEY.pub (docs/evidence.md)"
+    )
 
 
 def _write_files(
@@ -83,13 +86,15 @@ def _write_files(
     with_texts: bool,
 ) -> None:
     comparison = read_comparison(compared)
-    samples = list(_samples(store, compared, comparison))
-    _write_json(out / "comparison.json", comparison.to_json())
+    document = comparison.to_json()
+    if not with_texts and document.get("changes"):
+        document["changes"]["worst"] = []  # whole test rows
+    _write_json(out / "comparison.json", document)
     _write_json(out / "decision.json", decided)
-    _write_json(out / "measure.json", _measure(comparison, samples))
     with (out / "answers.jsonl").open("w", encoding="utf-8") as file:
-        for sample in samples:
-            file.write(json.dumps(_answer(comparison, sample, with_texts=with_texts), ensure_ascii=False) + "\n")
+        for sample in _samples(compared, comparison):
+            answer = _answer(comparison.primary, sample, with_texts=with_texts)
+            file.write(json.dumps(answer, ensure_ascii=False) + "\n")
     for path in (project.root / "project.yaml", *sorted((project.root / "experiments").glob("*.yaml"))):
         copied = out / "settings" / path.relative_to(project.root)
         copied.parent.mkdir(parents=True, exist_ok=True)
@@ -105,49 +110,28 @@ def _write_files(
         shutil.copyfile(key, out / PUBLIC_KEY_NAME)
 
 
-def _samples(store: ArtifactStore, compared: Artifact, comparison: Comparison) -> Iterator[dict[str, Any]]:
+def _samples(compared: Artifact, comparison: Comparison) -> Iterator[dict[str, Any]]:
     """Yield the answers of the rows whose test results people see, by row and item."""
     shown = {row.name for row in comparison.rows if comparison.primary in row.scores}
-    reference = compared.inputs.get("conversations")
-    clusters = read_clusters(store.require(*reference).path) if reference else {}
     records = pq.read_table(compared.path / "samples.parquet").to_pylist()
-    for record in sorted(with_clusters(records, clusters), key=lambda record: (record["name"], record["item"])):
+    for record in sorted(records, key=lambda record: (record["name"], record["item"])):
         if record["name"] in shown and (comparison.primary not in CALL_METRICS or record[CALL_ITEMS]):
             yield record
 
 
-def _measure(comparison: Comparison, samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return how the answers make a score: what the verifier computes with."""
-    metric, definition = comparison.primary, comparison.metric()
-    values = [_parts(metric, sample)[0] for sample in samples]
-    is_mean = metric not in RATIOS
-    return {
-        "metric": metric,
-        "lower_is_better": definition.lower_is_better,
-        "is_ratio_of_sums": not is_mean,
-        "is_rate": is_mean and metric not in CONTINUOUS and set(values) <= {0.0, 1.0},
-        "highest": definition.highest if is_mean else None,
-        "is_recomputed": not metric.endswith(f"/{MACRO_F1}") and definition.ideal is None,
-    }
-
-
-def _answer(comparison: Comparison, sample: Mapping[str, Any], *, with_texts: bool) -> dict[str, Any]:
-    numerator, denominator = _parts(comparison.primary, sample)
-    texts = {name: sample.get(name) for name in ("answer", "reference")}
+def _answer(metric: str, sample: Mapping[str, Any], *, with_texts: bool) -> dict[str, Any]:
+    """Return what an answer adds to the score of its row: a part of the sum, and of what it is divided by."""
+    metric = metric.removesuffix(f"/{MACRO_F1}")
+    numerator, denominator = RATIOS.get(metric, (metric, None))
+    value = sample.get(numerator)
     return {
         "row": sample["name"],
         "item": sample["item"],
         "unit": unit_of(sample),
-        "numerator": numerator,
-        "denominator": denominator,
-        "answer_sha256": hashlib.sha256((texts["answer"] or "").encode()).hexdigest(),
-        **(texts if with_texts else {}),
+        "numerator": None if value is None else float(value),
+        "denominator": 1.0 if denominator is None else float(sample[denominator]),
+        **({name: sample.get(name) for name in ("answer", "reference")} if with_texts else {}),
     }
-
-
-def _parts(metric: str, sample: Mapping[str, Any]) -> tuple[float, float]:
-    numerator, denominator = RATIOS.get(metric, (metric, None))
-    return float(sample[numerator]), 1.0 if denominator is None else float(sample[denominator])
 
 
 def _write_statement(
@@ -162,7 +146,7 @@ def _write_statement(
     statement = {
         "_type": STATEMENT_TYPE,
         "subject": [{"name": name, "digest": {"sha256": sha256_of_file(out / name)}} for name in names],
-        "predicateType": PREDICATE,
+        "predicateType": verify_evidence.PREDICATE,
         "predicate": {
             "project": project.settings.name,
             "row": model.row,

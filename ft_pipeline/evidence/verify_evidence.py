@@ -1,10 +1,11 @@
-"""Check an exported evidence folder with Python's standard library alone: `python verify_evidence.py [KEY.pub]`.
+"""Check an exported evidence folder with Python's standard library alone: `verify_evidence.py [FOLDER [KEY.pub]]`.
 
 Hashes and signature, the chains of the ledgers, each score and each deciding lead with its interval, and the choice
 over the matrix are computed again. What is taken on trust is printed. Exit code 1: something does not agree.
 
-KEY.pub: the public key that you got from the project in another way. Without it, the key in the folder is used, which
-proves only that the files belong together.
+FOLDER: by default that of this file. Who does not trust the folder runs a copy of this program from elsewhere, with
+`python -I`. KEY.pub: the public key that you got from the project in another way. Without it, the key in the folder is
+used, which proves only that the files belong together.
 """
 
 import base64
@@ -13,73 +14,106 @@ import json
 import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
 
 STATEMENT = "statement.dsse.json"
 KEY = "signing_key.pub"
-DOCUMENTS = ("comparison.json", "decision.json", "measure.json")
+DOCUMENTS = ("comparison.json", "decision.json")
+ANSWERS, SETTINGS = "answers.jsonl", "settings/project.yaml"
+PAYLOAD_TYPE = "application/vnd.in-toto+json"
+STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
+PREDICATE = "https://ft-pipeline.example/evidence/v1"
+RULES = (
+    "4: skew-corrected t over conversations, at least as wide as unseen failures may be, Wilson for shares; nats per "
+    "byte; forgetting against the own base; rails"
+)
+"""The rules of the intervals that are computed here."""
+HIGHEST = {"share": 1.0, "share of fields": 1.0, "0 to 1": 1.0, "0 to 100": 100.0}
+"""By unit of a metric, the largest value. The smallest is 0."""
+MEAN_OF_LABELS = "/macro_f1"
+INVENTED = 2
+"""Units that are added to a lead of two rates."""
 LEVEL = 0.975
 FAR = 2.5
 TOLERANCE = 1e-6
 """Of a computed number: other machines round otherwise."""
 PREVIOUS = "previous_sha256"
+ON_TRUST = (
+    "That the answers are what the models wrote, that the values of the metric are right for them, and which answers "
+    "are one unit.",
+    "That each look is in the ledger: one that was never written is in no chain.",
+    "Intervals of single scores, p-values, the cells of the matrix, and claims on other things than the deciding "
+    "metric (general questions, probes, faults, opinions, slices).",
+)
+Faults = list[str]
 
 
-def check(folder: Path, key: Path | None = None) -> tuple[list[str], list[str]]:
+def check(folder: Path, key: Path | None = None) -> tuple[Faults, list[str]]:
     """Return what does not agree, and what is taken on trust, as sentences."""
-    faults, trusted = list[str](), list[str]()
+    faults, trusted = Faults(), list[str]()
+    try:
+        _check(folder, key, faults, trusted)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError, RecursionError) as error:
+        faults.append(f"The folder cannot be read as evidence ({type(error).__name__}: {error}).")
+    return faults, [*trusted, *ON_TRUST]
+
+
+def _check(folder: Path, key: Path | None, faults: Faults, trusted: list[str]) -> None:
     statement = _statement(folder, key, faults, trusted)
     faults += [*_check_files(folder, statement), *_check_ledgers(folder)]
-    if not all((folder / name).is_file() for name in (*DOCUMENTS, "answers.jsonl")):
-        return faults, trusted
-    comparison, decision, measure = (json.loads((folder / name).read_text(encoding="utf-8")) for name in DOCUMENTS)
-    if measure["is_recomputed"]:
-        faults += _check_scores(folder, comparison, measure)
+    comparison, decision = (json.loads((folder / name).read_text(encoding="utf-8")) for name in DOCUMENTS)
+    metric = comparison["primary_metric"]
+    if comparison["rules"] != RULES:
+        trusted.append("Scores and leads: they were computed by rules of another version.")
+    elif metric.endswith(MEAN_OF_LABELS) or comparison["metrics"][metric].get("ideal") is not None:
+        trusted.append(f"Scores and leads: {metric} is no mean of answers.")
     else:
-        trusted.append(f"The scores of {measure['metric']}, which no mean of answers gives, are not computed again.")
-    faults += _check_choice(comparison, decision)
-    trusted += [
-        "That the answers are what the models wrote, and that the values of the metric are right for them.",
-        "That the rows of the ledgers name all looks: a look that was never written is in no chain.",
-        "Claims on other things than the deciding metric (general questions, probes, faults, opinions), and p-values.",
-    ]
-    return faults, trusted
+        faults += _check_scores(folder, comparison)
+    faults += _check_choice(comparison, decision["decision"], decision["matrix"])
+    looks = [int(path.stem) for path in (folder / "ledgers" / "exposures").glob("*.json") if path.stem.isdigit()]
+    if max(looks, default=0) < (decision["exposure"].get("entry") or 0):
+        faults.append("The decision knows of later looks than the ledger has: a record was dropped.")
 
 
 # --- files and signature ----------------------------------------------------------------------------------------------
 
 
-def _statement(folder: Path, key: Path | None, faults: list[str], trusted: list[str]) -> dict[str, Any]:
+def _statement(folder: Path, key: Path | None, faults: Faults, trusted: list[str]) -> dict[str, Any]:
     """Return the statement about the files, after its signature was checked."""
     document = json.loads((folder / STATEMENT).read_text(encoding="utf-8"))
+    used = key or folder / KEY
     if "statement" in document:
         trusted.append("The statement is not signed: who can write to the folder can change all of it.")
-        found: dict[str, Any] = document["statement"]
-        return found
-    payload = base64.b64decode(document["payload"])
-    used = key or folder / KEY
-    if key is None:
-        trusted.append("The key in the folder is the project's. Compare it with one that you got in another way.")
-    if not used.is_file():
-        faults.append(f"{used} is missing, so that the signature cannot be checked.")
-    elif not _is_signed(document, payload, used.read_text(encoding="utf-8")):
-        faults.append(f"The statement is not signed with the key in {used}.")
-    signed: dict[str, Any] = json.loads(payload)
-    return signed
+        if used.is_file():
+            faults.append("The statement is not signed, although there is a key.")
+        statement: dict[str, Any] = document["statement"]
+    else:
+        payload = base64.b64decode(document["payload"])
+        if key is None:
+            trusted.append("The key in the folder is the project's. Compare it with one that you got in another way.")
+        if document["payloadType"] != PAYLOAD_TYPE:
+            faults.append(f"The envelope is of type {document['payloadType']}.")
+        if not _is_signed(document, payload, used.read_text(encoding="utf-8")):
+            faults.append(f"The statement is not signed with the key in {used}.")
+        statement = json.loads(payload)
+    if (statement["_type"], statement["predicateType"]) != (STATEMENT_TYPE, PREDICATE):
+        faults.append("The statement is not about evidence of a decision.")
+    return statement
 
 
 def _check_files(folder: Path, statement: Mapping[str, Any]) -> Iterator[str]:
     stated = {subject["name"]: subject["digest"]["sha256"] for subject in statement["subject"]}
-    present = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
-    ours = {STATEMENT}
+    present = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if not path.is_dir()}
+    for name in sorted({*DOCUMENTS, ANSWERS, SETTINGS} - stated.keys()):
+        yield f"{name} is in no statement."
     for name in sorted(stated.keys() - present.keys()):
         yield f"{name} is missing."
-    for name in sorted(present.keys() - stated.keys() - ours):
-        if "__pycache__" not in name:
-            yield f"{name} is in no statement: it was added."
+    for name in sorted(present.keys() - stated.keys() - {STATEMENT}):
+        yield f"{name} is in no statement: it was added."
     for name in sorted(stated.keys() & present.keys()):
-        if hashlib.sha256(present[name].read_bytes()).hexdigest() != stated[name]:
+        if present[name].is_symlink() or hashlib.sha256(present[name].read_bytes()).hexdigest() != stated[name]:
             yield f"{name} was changed."
 
 
@@ -87,14 +121,13 @@ def _check_ledgers(folder: Path) -> Iterator[str]:
     """Yield records that are missing, and those that do not have the hash of the one before."""
     for ledger in sorted((folder / "ledgers").glob("*")):
         records = {int(path.stem): path for path in ledger.glob("*.json") if path.stem.isdigit()}
-        for number in range(1, max(records, default=0) + 1):
-            if number not in records:
-                yield f"ledgers/{ledger.name}/{number:06d}.json is missing: a record was dropped."
-            elif number - 1 in records:
-                before = hashlib.sha256(records[number - 1].read_bytes()).hexdigest()
+        for before, number in pairwise([0, *sorted(records)]):
+            if number != before + 1:
+                yield f"ledgers/{ledger.name}/{before + 1:06d}.json is missing: a record was dropped."
+            elif before:
                 record = json.loads(records[number].read_text(encoding="utf-8"))
-                if PREVIOUS in record and record[PREVIOUS] != before:
-                    yield f"ledgers/{ledger.name}/{number - 1:06d}.json was changed after the next one was written."
+                if record.get(PREVIOUS) != hashlib.sha256(records[before].read_bytes()).hexdigest():
+                    yield f"ledgers/{ledger.name}/{before:06d}.json was changed after the next one was written."
 
 
 # --- scores and leads -------------------------------------------------------------------------------------------------
@@ -103,13 +136,14 @@ def _check_ledgers(folder: Path) -> Iterator[str]:
 class Values:
     """A score of one row: sums over the units, and what each unit adds."""
 
-    def __init__(self, answers: Sequence[Mapping[str, Any]], units: Sequence[str], is_rate: bool) -> None:
+    def __init__(self, answers: Sequence[Mapping[str, Any]], units: Sequence[str]) -> None:
         place = {unit: number for number, unit in enumerate(units)}
         self.numerators, self.denominators = [0.0] * len(units), [0.0] * len(units)
         for answer in answers:
             self.numerators[place[answer["unit"]]] += answer["numerator"]
             self.denominators[place[answer["unit"]]] += answer["denominator"]
-        self.is_rate = is_rate
+        self.is_mean = all(answer["denominator"] == 1.0 for answer in answers)
+        self.may_be_rate = self.is_mean and all(answer["numerator"] in (0.0, 1.0) for answer in answers)
 
     @property
     def value(self) -> float:
@@ -127,55 +161,72 @@ class Values:
         return (math.fsum(self.numerators) + sum(invented)) / (math.fsum(self.denominators) + len(invented))
 
 
-def _check_scores(folder: Path, comparison: Mapping[str, Any], measure: Mapping[str, Any]) -> Iterator[str]:
+def _check_scores(folder: Path, comparison: Mapping[str, Any]) -> Iterator[str]:
     """Yield the scores and leads on the deciding metric that the answers do not give."""
     answers: dict[str, list[dict[str, Any]]] = {}
-    for line in (folder / "answers.jsonl").read_text(encoding="utf-8").splitlines():
+    for line in (folder / ANSWERS).read_text(encoding="utf-8").splitlines():
         answer = json.loads(line)
         answers.setdefault(answer["row"], []).append(answer)
-    metric, is_rate = measure["metric"], measure["is_rate"]
-    if is_rate and any(answer["numerator"] not in (0.0, 1.0) for rows in answers.values() for answer in rows):
-        yield f"{metric} is called a share of right answers, and some are neither right nor wrong."
-    items = {name: [answer["item"] for answer in rows] for name, rows in answers.items()}
-    if len({tuple(of_row) for of_row in items.values()}) > 1:
+    metric, scored = comparison["primary_metric"], {}
+    for row in comparison["rows"]:
+        if metric in row["scores"]:
+            scored[row["name"]] = row["scores"][metric]["value"]
+    if scored.keys() != answers.keys() or len({tuple(a["item"] for a in rows) for rows in answers.values()}) > 1:
         yield "The rows did not answer the same items."
         return
     units = sorted({answer["unit"] for rows in answers.values() for answer in rows})
-    values = {name: Values(rows, units, is_rate) for name, rows in answers.items()}
-    for row in comparison["rows"]:
-        score = row["scores"].get(metric)
-        if score is not None and row["name"] not in values:
-            yield f"There are no answers of {row['name']}."
-        elif score is not None and not _same(score["value"], values[row["name"]].value):
-            found = values[row["name"]].value
-            yield f"The answers of {row['name']} give {metric} {found:.6g}, not {score['value']:.6g}."
-    for claim in comparison["claims"]:
-        if claim["kind"] == "lead" and claim.get("measure") == metric and "value" in claim:
-            yield from _check_lead(claim, values, measure)
+    if len(units) > (comparison.get("clusters") or comparison["test_rows"]):
+        yield f"The answers are of {len(units)} units, more than the comparison has."
+    leads = {
+        frozenset((claim["row"], claim["rival"])): claim
+        for claim in comparison["claims"]
+        if claim["kind"] == "lead" and claim.get("measure") == metric
+    }
+    for name, value in scored.items():
+        found = Values(answers[name], units).value
+        if not _same(value, found):
+            yield f"The answers of {name} give {metric} {found:.6g}, not {value:.6g}."
+    for one, other in combinations(scored, 2):
+        claim = leads.get(frozenset((one, other)))
+        if claim is None:
+            yield f"The lead between {one} and {other} is missing."
+        elif claim.get("verdict") != "unknown":
+            yield from _check_lead(claim, answers, units, comparison)
 
 
-def _check_lead(claim: Mapping[str, Any], values: Mapping[str, Values], measure: Mapping[str, Any]) -> Iterator[str]:
-    name = f"The lead of {claim['row']} over {claim['rival']}"
-    if not {claim["row"], claim["rival"]} <= values.keys():
-        yield f"{name} has no answers."
-        return
-    ours, theirs = values[claim["row"]], values[claim["rival"]]
-    sign = -1.0 if measure["lower_is_better"] else 1.0
+def _check_lead(
+    claim: Mapping[str, Any],
+    answers: Mapping[str, Sequence[Mapping[str, Any]]],
+    units: Sequence[str],
+    comparison: Mapping[str, Any],
+) -> Iterator[str]:
+    name, metric = (
+        f"The lead of {claim['row']} over {claim['rival']}",
+        comparison["metrics"][comparison["primary_metric"]],
+    )
+    ours, theirs = (Values(answers[row], units) for row in (claim["row"], claim["rival"]))
+    is_rate, highest = claim.get("count") == len(units) + INVENTED, HIGHEST.get(metric["unit"])
+    if is_rate and not (ours.may_be_rate and theirs.may_be_rate):
+        yield f"{name} is called one of shares, and some answers are neither right nor wrong."
+    sign = -1.0 if metric["lower_is_better"] else 1.0
     lead = sign * (ours.value - theirs.value)
-    low, high = bounds(lead_values(ours, theirs, sign, measure["highest"]), measure["highest"])
-    found = {"value": lead, "low": low, "high": high}
-    for key, number in found.items():
+    # A ratio of sums has no largest value, whatever its unit.
+    values = lead_values(ours, theirs, sign, highest if ours.is_mean else None, is_rate=is_rate)
+    low, high = bounds(values, highest)
+    for key, number in {"value": lead, "low": low, "high": high}.items():
         if not _same(claim.get(key), number):
             yield f"{name}: {key} is {claim.get(key)}, and the answers give {number}."
     verdict = "shown" if low is not None and low > 0 else "refuted" if high is not None and high < 0 else "open"
-    if claim.get("verdict", "open") != verdict and not (verdict == "shown" and claim.get("because") == "noise"):
+    if verdict == "shown" and claim.get("because") == "noise" and lead <= comparison["scored_twice"]["spread"]:
+        verdict = "open"
+    if claim.get("verdict", "open") != verdict:
         yield f"{name} is said to be {claim.get('verdict', 'open')}, and is {verdict}."
 
 
-def lead_values(ours: Values, theirs: Values, sign: float, highest: float | None) -> list[float]:
+def lead_values(ours: Values, theirs: Values, sign: float, highest: float | None, *, is_rate: bool) -> list[float]:
     """Return the values of a lead, one per unit. Two rates get two units more, in which only one of them is right.
     Others are stretched until the interval reaches as far as what no unit of the sample shows may be true."""
-    if ours.is_rate and theirs.is_rate:
+    if is_rate:
         pairs = zip(ours.influence((1.0, 0.0)), theirs.influence((0.0, 1.0)), strict=True)
         shift = ours.ratio((1.0, 0.0)) - theirs.ratio((0.0, 1.0))
         return [sign * (one - other + shift) for one, other in pairs]
@@ -278,23 +329,23 @@ def _same(stated: Any, found: float | None) -> bool:
 # --- the choice -------------------------------------------------------------------------------------------------------
 
 
-def _check_choice(comparison: Mapping[str, Any], decision: Mapping[str, Any]) -> Iterator[str]:
-    """Yield where the decision does not follow from the matrix: who moves must lack nothing, and who lacks nothing does
-    not stay behind a worse one."""
-    matrix: Mapping[str, Sequence[Mapping[str, str]]] = decision.get("matrix", {})
+def _check_choice(
+    comparison: Mapping[str, Any], decision: Mapping[str, Any], matrix: Mapping[str, Sequence[Mapping[str, str]]]
+) -> Iterator[str]:
+    """Yield where the decision does not follow from the matrix: what is released lacks nothing, and what lacks nothing,
+    and was not rejected by a person, does not keep the champion where it is."""
     lacks = {
         row: [cell["requirement"] for cell in cells if cell["outcome"] != "holds"] for row, cells in matrix.items()
     }
-    chosen = decision.get("name")
-    if decision.get("move"):
+    chosen = decision["name"]
+    if decision["move"]:
         if chosen not in lacks:
             yield f"{chosen} is released, and was not examined."
         elif lacks[chosen]:
             yield f"{chosen} is released, and lacks: {', '.join(lacks[chosen])}."
-    elif passing := [row for row, missing in lacks.items() if not missing]:
-        rejected = decision.get("failed", {})
-        for row in passing:
-            if not rejected.get(row):
+    else:
+        for row, missing in lacks.items():
+            if not missing and not decision["failed"].get(row):
                 yield f"{row} lacks nothing, and is not released."
     known = {row["name"] for row in comparison["rows"]}
     for row in sorted(lacks.keys() - known):
@@ -380,7 +431,8 @@ def _times(number: int, point: Point) -> Point:
 
 def main(arguments: Sequence[str]) -> int:
     """Print what was found. Return 1 if something does not agree."""
-    faults, trusted = check(Path(__file__).parent, Path(arguments[0]) if arguments else None)
+    folder = Path(arguments[0]) if arguments else Path(__file__).parent
+    faults, trusted = check(folder, Path(arguments[1]) if len(arguments) > 1 else None)
     lines = [*(f"WRONG: {fault}" for fault in faults), *(f"on trust: {sentence}" for sentence in trusted)]
     lines.append("Something does not agree." if faults else "All that can be computed again agrees.")
     sys.stdout.write("\n".join(lines) + "\n")

@@ -103,8 +103,13 @@ def is_own_run(run: dg.DagsterRun) -> bool:
     if run.asset_selection:
         return all(is_ours(key) for key in run.asset_selection)
     if PROJECT_TAG in run.tags:
-        return run.tags[PROJECT_TAG] == project_name()
+        return run.tags[PROJECT_TAG] == project_name() and run.job_name.startswith(prefixed(""))
     return not dagster_settings().key_prefix
+
+
+def concerns_project(run: dg.DagsterRun) -> bool:
+    """Return whether a run has something of this project, perhaps beside others."""
+    return is_own_run(run) or any(map(is_ours, run.asset_selection or ()))
 
 
 def project_tag() -> dict[str, str]:

@@ -21,5 +21,5 @@ class ProjectResource(dg.ConfigurableResource):
         return ArtifactStore(self.find().store)
 
 
-RESOURCES = {"project": ProjectResource()}
+RESOURCES = {"ft_project": ProjectResource()}
 """The resources of the definitions, and of assets that are materialized without them."""

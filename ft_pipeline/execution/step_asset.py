@@ -61,8 +61,8 @@ def asset_of(step: Step, automation: dg.AutomationCondition | None = None) -> dg
         check_specs=_check_specs(key, step.checks, per_experiment=step.per_experiment),
     )
     @in_its_project
-    def materialize(context: dg.AssetExecutionContext, project: ProjectResource) -> dg.MaterializeResult:
-        return run_step(context, STEPS[step.name], project)
+    def materialize(context: dg.AssetExecutionContext, ft_project: ProjectResource) -> dg.MaterializeResult:
+        return run_step(context, STEPS[step.name], ft_project)
 
     STEPS[step.name] = step
     return materialize

@@ -49,7 +49,7 @@ def compare(logs: Sequence[ModelScores], metric: str | None = None) -> dict[str,
         {"model": log.model, "source": log.source, **_ends(interval(estimate)), **_repeats(log, name, items)}
         for log, estimate in zip(logs, estimates, strict=True)
     ]
-    leads = _leads(rows, estimates, name, lower, highest)
+    leads = _leads(rows, estimates, Metric(name, lower, "", ""), highest, len(set(units)))
     rows.sort(key=lambda row: row["value"] if lower else -row["value"])
     return {
         "metric": name,
@@ -125,12 +125,16 @@ def _repeats(log: ModelScores, metric: str, items: Sequence[str]) -> dict[str, i
 
 
 def _leads(
-    rows: Sequence[Mapping[str, Any]], estimates: Sequence[Estimate], name: str, lower: bool, highest: float | None
+    rows: Sequence[Mapping[str, Any]],
+    estimates: Sequence[Estimate],
+    definition: Metric,
+    highest: float | None,
+    units: int,
 ) -> list[dict[str, Any]]:
     """Return the lead of each pair, seen from the one that is ahead."""
     pairs = math.comb(len(rows), 2)
     level = 1 - ERROR / 2 / pairs
-    definition = Metric(name, lower, "", "")
+    name = definition.label
     by_model = {row["model"]: {name: estimate} for row, estimate in zip(rows, estimates, strict=True)}
     found = []
     for first, second in combinations(by_model, 2):
@@ -139,9 +143,10 @@ def _leads(
         values = values_over(rival, model, name, definition, by_model)
         low, high = bounds(values, level, highest=highest)
         lead = definition.gain(by_model[rival][name].value, by_model[model][name].value)
-        needed = _needed(lead, float(values.std(ddof=1)), level)
+        needed = _needed(lead, float(values.std(ddof=1)), level) if low is not None else None
+        verdict = verdict_of(low, high) if units >= MIN_CLUSTERS else "open"
         said = {"model": model, "rival": rival, "value": lead, "low": low, "high": high}
-        found.append({**said, "verdict": verdict_of(low, high), "needed_units": needed})
+        found.append({**said, "verdict": verdict, "needed_units": needed})
     return found
 
 

@@ -16,6 +16,10 @@ SAMPLES = re.compile(r"^samples_(.+)_(\d{4}-\d\d-\d\dT[\d.:-]+)\.jsonl$")
 ANSWERS = ("answer", "answers", "target", "targets", "label", "labels", "gold", "id", "doc_id", "idx", "index")
 """Keys of a document that are not what is asked."""
 OWN_METRICS = "metrics"
+PERPLEXITY = "perplexity"
+"""Of a sample, lm-eval logs the log-likelihood under this name, of which higher values are better."""
+FAILED_REQUEST = 2
+"""promptfoo's reason of a failure that is no wrong answer."""
 NEEDED = ("item", "model", "score")
 """Columns of a table."""
 HOW = "Name a samples file or the output folder of lm-eval, a log of Inspect, the output of promptfoo, or a table."
@@ -97,9 +101,10 @@ def _of_lm_eval(paths: list[Path], folder: Path) -> ModelScores:
     for path in paths:
         named = SAMPLES.match(path.name)
         task = named[1] if named else path.stem
-        prefix = f"{task}/" if len(paths) > 1 else ""
+        prefix = f"{task}/" if named else ""
         for metric, is_higher_better in results.get("higher_is_better", {}).get(task, {}).items():
-            scores.lower_is_better[metric] = not is_higher_better
+            if is_higher_better is not None and metric != PERPLEXITY:
+                scores.lower_is_better[metric] = not is_higher_better
         if task in results.get("n-shot", {}):
             scores.settings[f"number of examples ({task})"] = str(results["n-shot"][task])
         for line in _lines(path):
@@ -119,7 +124,8 @@ def _add_sample(scores: ModelScores, item: str, line: Mapping[str, Any]) -> None
     scores.ask(item, text_of(asked))
     chosen = line.get("filter") or "none"
     for metric in line.get(OWN_METRICS) or [key for key, value in line.items() if _is_score(key, value)]:
-        scores.add(metric if chosen == "none" else f"{metric},{chosen}", item, line.get(metric))
+        name = "log_likelihood" if metric == PERPLEXITY else metric
+        scores.add(name if chosen == "none" else f"{name},{chosen}", item, line.get(metric))
 
 
 def _is_score(key: str, value: Any) -> bool:
@@ -141,23 +147,30 @@ def _newest_results(folder: Path) -> dict[str, Any]:
 
 def _of_promptfoo(results: list[dict[str, Any]], source: str) -> list[ModelScores]:
     """Return the scores of each provider under each prompt."""
-    prompts = {result.get("promptIdx", 0) for result in results}
+    prompts = list(dict.fromkeys(map(_prompt_of, results)))
     found: dict[str, ModelScores] = {}
     for result in results:
         provider = result["provider"]
         name = provider if isinstance(provider, str) else provider.get("label") or provider["id"]
-        model = f"{name} prompt {result.get('promptIdx', 0) + 1}" if len(prompts) > 1 else name
+        model = f"{name} prompt {prompts.index(_prompt_of(result)) + 1}" if len(prompts) > 1 else name
         scores = found.setdefault(model, ModelScores(model, source))
         asked = result.get("vars") or (result.get("testCase") or {}).get("vars") or {}
         item = str(result["testIdx"]) if "testIdx" in result else json.dumps(asked, sort_keys=True)
         scores.ask(item, text_of(asked))
-        if result.get("error") and not result.get("gradingResult"):
+        if result.get("failureReason") == FAILED_REQUEST or (result.get("error") and not result.get("gradingResult")):
             scores.failed.add(item)
             continue
         scores.add("score", item, result.get("score"))
         for metric, value in (result.get("namedScores") or {}).items():
             scores.add(metric, item, value)
     return list(found.values())
+
+
+def _prompt_of(result: Mapping[str, Any]) -> str:
+    """Return the template of a prompt, or else the number of its column."""
+    prompt = result.get("prompt")
+    label = prompt.get("label") if isinstance(prompt, dict) else None
+    return str(label or result.get("promptIdx", 0))
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------

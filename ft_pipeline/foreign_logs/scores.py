@@ -1,6 +1,7 @@
 """What a log says: the scores of one model, by metric and item."""
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,8 +11,8 @@ from ft_pipeline.errors import UserError
 LETTERS = {"C": 1.0, "P": 0.5, "I": 0.0, "N": 0.0}
 """Inspect's grades: correct, partly correct, incorrect, no answer."""
 WORDS = {"true": 1.0, "yes": 1.0, "false": 0.0, "no": 0.0}
-LOWER_IS_BETTER = ("perplexity", "bits_per_byte", "loss", "wer", "cer", "brier_score", "ter", "mse", "mae")
-"""Endings of the names of metrics of which lower values are better, where a log does not say so."""
+LOWER_IS_BETTER = frozenset({"perplexity", "byte", "loss", "wer", "cer", "ter", "brier", "mse", "mae"})
+"""Words in the names of metrics of which lower values are better, where a log does not say so."""
 
 
 @dataclass
@@ -76,8 +77,8 @@ def text_of(value: Any) -> str:
 
 def is_lower_better(metric: str, found: Iterable[ModelScores]) -> bool:
     """Return the direction of a metric: by the logs, or else by its name. UserError if logs disagree."""
-    said = {scores.lower_is_better[metric] for scores in found if metric in scores.lower_is_better}
+    name = metric.partition(",")[0]  # lm-eval writes the filter of the answers after it
+    said = {scores.lower_is_better[name] for scores in found if name in scores.lower_is_better}
     if len(said) > 1:
         raise UserError(f"The logs disagree on whether a lower {metric} is better. Compare logs of one version.")
-    name = metric.partition(",")[0].lower()
-    return said.pop() if said else name.endswith(LOWER_IS_BETTER)
+    return said.pop() if said else not LOWER_IS_BETTER.isdisjoint(re.split(r"[^a-z0-9]+", name.lower()))

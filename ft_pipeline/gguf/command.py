@@ -30,7 +30,7 @@ from ft_pipeline.gguf.settings import EvaluationKeys, parse_types
 from ft_pipeline.project import Project
 from ft_pipeline.release.disclosure.facts import export_facts
 from ft_pipeline.release.disclosure.folder import SIGNATURE, disclose
-from ft_pipeline.release.export.prompt_files import write_prompt_files
+from ft_pipeline.release.export.prompt_files import require_prompt_texts, write_prompt_files
 from ft_pipeline.release.export.target_folder import require_free_folder
 from ft_pipeline.release.model_lookup import ModelReference
 from ft_pipeline.store.artifacts import ArtifactStore
@@ -54,6 +54,8 @@ def export_gguf(
 ) -> Answer:
     """Make what is missing, check the gate, and write the folder. quantize: types, separated by commas; None: the
     YAML's. Raises UserError before any work for bad input."""
+    if with_texts:
+        require_prompt_texts(model)
     merged = require_mergeable(model)
     target = require_free_folder(directory)
     require_writable(target)

@@ -63,10 +63,12 @@ def inbox_asset() -> dg.AssetsDefinition:
         description=ABOUT,
     )
     @in_its_project
-    def inbox(context: dg.AssetExecutionContext, config: InboxConfig, project: ProjectResource) -> dg.MaterializeResult:
+    def inbox(
+        context: dg.AssetExecutionContext, config: InboxConfig, ft_project: ProjectResource
+    ) -> dg.MaterializeResult:
         """Carry out the decisions of the run's config, and show what is open."""
         try:
-            found = project.find()
+            found = ft_project.find()
             orphaned_runs.lock_run(context, found.store)
             return dg.MaterializeResult(metadata=clean_metadata(metadata_of_page(_decide_and_show(found, config))))
         except UserError as error:

@@ -26,7 +26,7 @@ RATIOS = {
 """Metrics that are a sum over all items divided by another one: the two columns of samples.parquet."""
 _MEANS = ("stop_nats", *ANSWER_METRICS, "format_valid", "fields_match")
 """Metrics that are a mean over all items."""
-CONTINUOUS = ("chrf", "rouge_l", "stop_nats")
+_CONTINUOUS = ("chrf", "rouge_l", "stop_nats")
 """Metrics that are no rates, even if all their values are 0 or 1."""
 
 
@@ -152,7 +152,7 @@ def _means(
 ) -> list[Estimate]:
     """Return the means of a metric, one per column. It is a rate if every value is 0 or 1, as those of "right or wrong"
     in a task or in a function of the user are."""
-    is_rate = metric not in CONTINUOUS and bool(np.isin(values, (0.0, 1.0)).all())
+    is_rate = metric not in _CONTINUOUS and bool(np.isin(values, (0.0, 1.0)).all())
     return conversations.means(values, is_rate=is_rate, highest=highest)
 
 
