@@ -201,7 +201,7 @@ def _searched_rows(chain: Chain) -> Iterator[_SearchedRow]:
     splits: dict[str, str] = {}
     answers: dict[str, dict[str | None, None]] = {}  # id → the labels that were trained; None: that of the raw file
     for data in chain.of_kind("training_data"):
-        labels = trained_labels(data.path)
+        labels = trained_labels(data.path) if data.path else {}
         for split in SPLITS:
             for row in read_rows(data, f"{split}.parquet", ["id"]):
                 splits[row["id"]] = split

@@ -84,7 +84,9 @@ def _of_leads(document: Mapping[str, Any]) -> Section:
     first, count = document["rows"][0]["model"], len(document["leads"])
     words = {"shown": "shown", "open": "cannot be told"}
     of_first = [lead for lead in document["leads"] if lead["model"] == first]
-    cells = [[f"{first} over {lead['rival']}", _cell(lead), words[lead["verdict"]]] for lead in of_first]
+    cells: list[list[Cell | str]] = [
+        [f"{first} over {lead['rival']}", _cell(lead), words[lead["verdict"]]] for lead in of_first
+    ]
     together = f"the intervals of all {count} pairs of models hold together" if count > 1 else "95 % interval"
     title = f"Leads on the same items, of which those that are alike count once; {together}."
     return Section(title, Grid(headings, cells))

@@ -45,7 +45,7 @@ def compare(logs: Sequence[ModelScores], metric: str | None = None) -> dict[str,
     units, made_of = _units(logs, items)
     is_rate, highest = bool(np.isin(values, (0.0, 1.0)).all()), 1.0 if _is_in_unit_range(values) else None
     estimates = Conversations(units).means(values, is_rate=is_rate, highest=highest)
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"model": log.model, "source": log.source, **_ends(interval(estimate)), **_repeats(log, name, items)}
         for log, estimate in zip(logs, estimates, strict=True)
     ]

@@ -24,13 +24,15 @@ def built(root: Path) -> dg.Definitions:
 
 @pytest.fixture
 def roots(tmp_path: Path) -> list[Path]:
-    """Two projects, of which each has one raw row."""
+    """Two projects with rows of their own."""
     roots = [project(tmp_path / name, key_prefix=[name]) for name in NAMES]
     for root in roots:
         for path in (root / "data" / "raw").glob("*/*"):
             path.unlink()
-        row = {"instruction": f"What is {root.name}?", "output": "A team."}
-        (root / "data" / "raw" / "alpaca" / "rows.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
+        things = ("a kettle", "the parcel from Rome", "our gift card")
+        rows = [{"instruction": f"What does {root.name} say of {thing}?", "output": thing} for thing in things]
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (root / "data" / "raw" / "alpaca" / "rows.jsonl").write_text(text, encoding="utf-8")
     return roots
 
 

@@ -13,7 +13,7 @@ from ft_pipeline.errors import UserError
 from ft_pipeline.foreign_logs.answer import answer_of, verdict
 from ft_pipeline.foreign_logs.compare import compare
 from ft_pipeline.foreign_logs.readers import read_log
-from ft_pipeline.foreign_logs.scores import ModelScores, number_of
+from ft_pipeline.foreign_logs.scores import ModelScores, is_lower_better, number_of
 from ft_pipeline_tests.end_to_end.project import ft_here
 
 FRUIT = ("apple", "pear", "plum", "fig", "date", "lime", "kiwi", "melon", "grape", "peach", "quince", "mango", "olive")
@@ -170,15 +170,44 @@ def test_lm_evals_samples_are_read_with_the_direction_of_the_results_beside_them
     lines(folder / "samples_sums_2026-01-01T00-00-00.000000.jsonl", old)
     new = [sample(number, chosen, float(chosen == "loose")) for chosen in ("strict", "loose") for number in range(3)]
     lines(folder / "samples_sums_2026-02-01T00-00-00.000000.jsonl", new)
-    results = {"model_name": "larger/model", "higher_is_better": {"sums": {"exact_match": True}}, "n-shot": {"sums": 5}}
+    directions = {"exact_match": True, "errors": False, "unknown": None}
+    results = {"model_name": "larger/model", "higher_is_better": {"sums": directions}, "n-shot": {"sums": 5}}
     (folder / "results_2026-02-01T00-00-00.000000.json").write_text(json.dumps(results), encoding="utf-8")
     (scores,) = read_log(tmp_path / "out")
     assert scores.model == "larger/model" and scores.settings == {"number of examples (sums)": "5"}
     assert scores.values == {
-        "exact_match,strict": {str(number): [0.0] for number in range(3)},
-        "exact_match,loose": {str(number): [1.0] for number in range(3)},
+        "exact_match,strict": {f"sums/{number}": [0.0] for number in range(3)},
+        "exact_match,loose": {f"sums/{number}": [1.0] for number in range(3)},
     }
-    assert scores.questions["1"] == "What is 1?"
+    assert scores.questions["sums/1"] == "What is 1?"
+    assert scores.lower_is_better == {"exact_match": False, "errors": True}
+    assert is_lower_better("errors,strict", [scores]) and not is_lower_better("exact_match,loose", [scores])
+
+
+def test_what_lm_eval_logs_as_perplexity_of_a_sample_is_a_log_likelihood(tmp_path: Path) -> None:
+    rows = [{"doc_id": 0, "doc": {"text": "Once"}, "filter": "none", "metrics": ["perplexity"], "perplexity": -2.5}]
+    lines(tmp_path / "samples_lambada_2026-01-01T00-00-00.000000.jsonl", rows)
+    results = {"model_name": "m", "higher_is_better": {"lambada": {"perplexity": False}}}
+    (tmp_path / "results_2026-01-01T00-00-00.000000.json").write_text(json.dumps(results), encoding="utf-8")
+    (scores,) = read_log(tmp_path)
+    assert scores.values == {"log_likelihood": {"lambada/0": [-2.5]}} and not is_lower_better(
+        "log_likelihood", [scores]
+    )
+
+
+@pytest.mark.parametrize(
+    ("metric", "is_lower"),
+    [
+        ("answer", False),
+        ("filter", False),
+        ("reviewer", False),
+        ("wer", True),
+        ("val_loss", True),
+        ("bits_per_byte", True),
+    ],
+)
+def test_a_name_says_its_direction_by_whole_words(metric: str, is_lower: bool) -> None:
+    assert is_lower_better(metric, []) == is_lower
 
 
 def test_inspects_epochs_scorers_and_failed_samples_are_read(tmp_path: Path) -> None:
@@ -198,7 +227,9 @@ def test_inspects_epochs_scorers_and_failed_samples_are_read(tmp_path: Path) -> 
 def test_promptfoos_providers_prompts_and_errors_are_read(tmp_path: Path) -> None:
     def result(prompt: int, test: int, **rest: Any) -> dict[str, Any]:
         provider = {"id": "lab:one", "label": ""}
-        return {"provider": provider, "promptIdx": prompt, "testIdx": test, "vars": {"q": f"{test}?"}, **rest}
+        shown = {"label": ("Say {{q}}", "Tell {{q}}")[prompt], "raw": f"Say {test}?"}
+        known = {"provider": provider, "promptIdx": 2 * prompt, "testIdx": test, "vars": {"q": f"{test}?"}}
+        return {**known, "prompt": shown, **rest}
 
     results = [
         result(0, 0, score=1, success=True, namedScores={"brief": 0.25}),
