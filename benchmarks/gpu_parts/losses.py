@@ -53,8 +53,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "prompt_tuning": {"technique": "prompt_tuning"},
 }
 """The techniques, and kinds of LoRA."""
-_TRIED = ("lora", "full")
-"""Those that a trial on tiny models trains with the objectives other than sft."""
+_TRIED = ("lora",)
+"""What a trial on tiny models trains with the objectives other than sft."""
 
 
 def offered(objective: str) -> list[str]:

@@ -6,6 +6,7 @@ also noted by a second way, the wakeup descriptor of the module `signal`, which 
 """
 
 import contextlib
+import logging
 import signal
 import socket
 import threading
@@ -31,6 +32,8 @@ class Interrupts:
 
 
 _noting: list[Interrupts] = []
+_POOL = logging.getLogger("sqlalchemy.pool")
+"""It logs the traceback of an interrupt that arrives while a connection to Dagster's database is closed."""
 
 
 @contextlib.contextmanager
@@ -44,6 +47,8 @@ def noting_interrupts() -> Iterator[None]:
         arrived.setblocking(False)
         wakeup.setblocking(False)
         before = signal.set_wakeup_fd(wakeup.fileno(), warn_on_full_buffer=False)
+        level = _POOL.level
+        _POOL.setLevel(logging.CRITICAL)  # what fails there is raised, too
         _noting.append(Interrupts(arrived))
         try:
             yield
@@ -51,6 +56,7 @@ def noting_interrupts() -> Iterator[None]:
         finally:
             _noting.clear()
             signal.set_wakeup_fd(before)
+            _POOL.setLevel(level)
 
 
 def raise_if_interrupted() -> None:

@@ -78,8 +78,8 @@ def test_a_shrunken_example_goes_from_files_to_a_verdict_of_its_check(example: P
     for path in (example / "data" / "general").glob("*.jsonl"):
         cut(path, 4)
     for path in rows_files(example):
-        cut(path, 80)
-    smaller = {"max_test_rows": 8, "max_new_tokens": 24}
+        cut(path, 40)
+    smaller = {"max_test_rows": 4, "max_new_tokens": 24}
     change_yaml(example / "project.yaml", evaluation=smaller, promotion={"min_test_rows": 2})
     change_yaml(example / "experiments" / "lora.yaml", training={"max_steps": 4})
     done = ft(example, "run", "--experiment", "lora", timeout=1500)

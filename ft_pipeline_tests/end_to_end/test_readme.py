@@ -76,7 +76,7 @@ def test_the_readmes_distillation_commands_work(tmp_path: Path) -> None:
     root = tmp_path / "distill"
     settings = root / "project.yaml"
     assert TRIES in settings.read_text(encoding="utf-8")
-    settings.write_text(settings.read_text(encoding="utf-8").replace(TRIES, "tries: 2"), encoding="utf-8")
+    settings.write_text(settings.read_text(encoding="utf-8").replace(TRIES, "tries: 1"), encoding="utf-8")
     change_yaml(settings, evaluation={"max_test_rows": 6})
     for path in (root / "data" / "general").glob("*.jsonl"):
         cut(path, 4)

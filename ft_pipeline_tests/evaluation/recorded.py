@@ -59,12 +59,12 @@ def document_of(name: str) -> dict[str, Any]:
     return compared(name).to_json()
 
 
-def compared(name: str) -> Comparison:
-    """The comparison of the recorded scores, under the project's settings."""
+def compared(name: str, conversations: Path | None = None) -> Comparison:
+    """The comparison of the recorded scores, under the project's settings. conversations: with the clusters of rows."""
     settings = Project.find(PROJECTS / name).settings
     config = {"primary_metric": settings.promotion.metric}
     inputs = {f"{EXPERIMENT}/{asset}": PROJECTS / name / "recorded" / asset for asset in ASSETS}
-    return build(inputs, config, {EXPERIMENT: training_of(name)})
+    return build(inputs, config, {EXPERIMENT: training_of(name)}, conversations)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """Three small projects, each with another right answer: prompting is enough, too few rows, a gap of facts.
 
-The quick test holds the real rules against scores that the embedded model gave (recorded.py); the long one runs the
-whole pipeline on one of the folders again.
+The real rules are held against scores that the embedded model gave (recorded.py).
 """
 
 import json
@@ -13,9 +12,12 @@ import pytest
 
 from ft_pipeline import scaffold
 from ft_pipeline.decide.recommend import recommend
+from ft_pipeline.store.artifacts import ArtifactStore
+from ft_pipeline.store.asset_pointers import current_artifact
 from ft_pipeline_tests.decide.rules import desk_of
-from ft_pipeline_tests.end_to_end.project import change_yaml, cut, ft, ft_json
+from ft_pipeline_tests.end_to_end.project import ft_here
 from ft_pipeline_tests.evaluation.recorded import ASSETS, EXPERIMENT, PROJECTS, compared, training_of
+from ft_pipeline_tests.worth.test_worth import LIGHT
 
 ANSWERS = {
     "prompting_is_enough": ("prompt", "retrieved", "The prompt variant retrieved is at least as good"),
@@ -43,19 +45,18 @@ def test_the_recorded_scores_belong_to_the_rows_of_the_project(name: str) -> Non
         assert {sample["reference"] for sample in samples} <= outputs
 
 
-@pytest.mark.long
-@pytest.mark.story
-def test_the_whole_pipeline_does_not_decide_on_rows_that_are_too_alike(tmp_path: Path) -> None:
-    """Their recorded scores decide above; as conversations, most of the rows are one question with other words."""
+def test_on_rows_that_are_too_alike_nothing_is_decided(tmp_path: Path) -> None:
+    """The same recorded scores: as conversations, most of the rows are one question with other words."""
     name = "gap_of_facts"
     root = scaffold.create(tmp_path / "shop", example=False)
     shutil.rmtree(root / "experiments")
     shutil.copytree(PROJECTS / name, root, dirs_exist_ok=True, ignore=shutil.ignore_patterns("recorded"))
-    for path in (root / "data" / "general").glob("*.jsonl"):
-        cut(path, 4)
-    change_yaml(root / "experiments" / f"{EXPERIMENT}.yaml", training={"max_steps": 8})  # it decides by the questions
-    done = ft(root, "run", "--experiment", EXPERIMENT, timeout=1500)
+    (done,) = ft_here(root, ("run", "--select", LIGHT))
     assert done.returncode == 0, done.stderr[-4000:]
-    found = ft_json(root, "recommend")
+    conversations = current_artifact(ArtifactStore(root / "data" / "store"), "conversations")
+    assert conversations is not None
+    comparison = compared(name, conversations.path)
+    assert comparison.units < comparison.test_rows
+    found = recommend(desk_of(comparison, {EXPERIMENT: training_of(name)}, 20))
     assert found["decision"] == "more_data" and "too much alike to decide" in found["reasons"][0], found
-    assert found["row"] == ANSWERS[name][1] and "For now, look facts up, as passages does." in found["verdict"]
+    assert found["row"] == ANSWERS[name][1]

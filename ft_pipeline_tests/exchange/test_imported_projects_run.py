@@ -261,6 +261,7 @@ def test_experiments_of_a_llamafactory_project_follow_each_other(tmp_path: Path)
 
 
 @pytest.mark.long
+@pytest.mark.waits
 def test_a_llamafactory_project_with_tools_and_pairs_runs(tmp_path: Path) -> None:
     theirs = llamafactory_project(tmp_path / "theirs")
     base = tiny_base(tmp_path / "base")
@@ -273,6 +274,7 @@ def test_a_llamafactory_project_with_tools_and_pairs_runs(tmp_path: Path) -> Non
 
 
 @pytest.mark.long
+@pytest.mark.waits
 @pytest.mark.parametrize("stage", ["dpo", "kto"])
 def test_a_llamafactory_recipe_without_conversations_runs_to_its_verdict(tmp_path: Path, stage: str) -> None:
     theirs = demo_recipes(tmp_path / "theirs", [stage])
@@ -290,6 +292,7 @@ def test_a_llamafactory_recipe_without_conversations_runs_to_its_verdict(tmp_pat
 
 
 @pytest.mark.long
+@pytest.mark.waits
 def test_an_axolotl_project_runs(tmp_path: Path) -> None:
     folder = tmp_path / "theirs"
     rows = [

@@ -1,6 +1,7 @@
 """An interrupt ends what it interrupts, even if its exception is lost."""
 
 import contextlib
+import logging
 import signal
 import threading
 from collections.abc import Iterator
@@ -67,3 +68,11 @@ def test_a_thread_may_run_what_notes_interrupts() -> None:
     thread.start()
     thread.join()
     assert failures == []
+
+
+def test_the_pool_of_connections_prints_no_traceback_of_an_interrupt() -> None:
+    pool = logging.getLogger("sqlalchemy.pool.impl.NullPool")
+    before = pool.isEnabledFor(logging.ERROR)
+    with noting_interrupts():
+        assert not pool.isEnabledFor(logging.ERROR)
+    assert pool.isEnabledFor(logging.ERROR) == before
