@@ -303,3 +303,29 @@ def test_a_name_before_a_log_of_several_models_is_put_before_each(tmp_path: Path
     path = lines(tmp_path / "both.jsonl", rows)
     found = answer_of([f"new={path}", str(path)], None).document
     assert {row["model"] for row in found["rows"]} == {"new/a", "new/b", "a", "b"}
+
+
+WRITTEN = Path(__file__).parent / "written"
+"""Logs that Inspect 0.3.285 (with a stand-in for a model) and lm-eval 0.4.13 (with its model `dummy`) wrote."""
+
+
+def test_logs_that_inspect_wrote_get_a_verdict() -> None:
+    found = answer_of([str(WRITTEN / f"{name}.eval") for name in ("weak", "strong")], None).document
+    assert [row["model"] for row in found["rows"]] == ["mockllm/strong", "mockllm/weak"]
+    assert (found["metric"], found["items"], found["best"]) == ("match", 20, "mockllm/strong")
+    assert [row["value"] for row in found["rows"]] == [1.0, 0.6]
+
+
+def test_a_damaged_log_of_inspect_is_one_sentence(tmp_path: Path) -> None:
+    content = bytearray((WRITTEN / "weak.eval").read_bytes())
+    content[20_000:20_400] = bytes(400)
+    (tmp_path / "damaged.eval").write_bytes(content)
+    with pytest.raises(UserError, match=r"damaged\.eval"):
+        read_log(tmp_path / "damaged.eval")
+
+
+def test_logs_that_lm_eval_wrote_get_a_verdict() -> None:
+    found = answer_of([f"{name}={WRITTEN / 'lm_eval' / name}" for name in ("one", "two")], None).document
+    assert (found["metric"], found["items"], found["best"]) == ("acc", 24, None)
+    assert {row["model"]: round(row["value"], 4) for row in found["rows"]} == {"one": 0.3333, "two": 0.5833}
+    assert found["units_are"] == "clusters of like questions"
