@@ -2,24 +2,27 @@
 
 import dagster as dg
 
-from ft_pipeline.defs import automation, executor, housekeeping, notifications
-from ft_pipeline.defs.steps import assets
 from ft_pipeline.errors import UserError
-from ft_pipeline.execution.resources import RESOURCES
 from ft_pipeline.supported_systems import unsupported_system_message
 
-if (message := unsupported_system_message()) is not None:
+if (message := unsupported_system_message()) is not None:  # before an import that fails there
     raise UserError(message)
 
 
 @dg.definitions
 def defs() -> dg.Definitions:
     """Return all definitions of the project in `FT_PROJECT`, or in the current folder."""
+    from ft_pipeline.defs import executor
+
     return dg.Definitions.merge(of_served_project(), executor.definitions())
 
 
 def of_served_project() -> dg.Definitions:
     """Return the definitions of the project that is served, but for the executor, which the code location chooses."""
+    from ft_pipeline.defs import automation, housekeeping, notifications
+    from ft_pipeline.defs.steps import assets
+    from ft_pipeline.execution.resources import RESOURCES
+
     return dg.Definitions.merge(
         dg.Definitions(assets=assets(), resources=RESOURCES),
         automation.definitions(),
