@@ -122,14 +122,15 @@ def test_the_package_offers_the_component_and_imports_dagster_only_for_it() -> N
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
 
 
-def dg_here(root: Path, *arguments: str) -> str:
-    """Run `dg` in a host, and return what it prints."""
+def dg_here(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run `dg` in a host."""
     environment = os.environ | {"DAGSTER_HOME": str(root / "home"), "DAGSTER_DISABLE_TELEMETRY": "1"}
     environment.pop("FT_PROJECT", None)
+    environment["PYTHONPATH"] = os.pathsep.join([str(root / "src"), str(Path(ft_pipeline.__file__).parents[1])])
     command = [str(Path(sys.executable).parent / "dg"), *arguments]
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr + done.stdout
-    return done.stdout + done.stderr
+    return done
 
 
 @pytest.mark.long
@@ -147,15 +148,15 @@ def test_a_fresh_dagster_project_gets_two_graphs_in_three_commands(tmp_path: Pat
     (root / "dg.toml").write_text(
         'directory_type = "project"\n[project]\nroot_module = "platform_team"\n', encoding="utf-8"
     )
-    assert "ft_pipeline.FineTuning" in dg_here(root, "list", "components")
+    assert "ft_pipeline.FineTuning" in dg_here(root, "list", "components").stdout
     for name, options in (("support", ("--example-of", "classification")), ("billing", ())):
         dg_here(root, "scaffold", "defs", "ft_pipeline.FineTuning", name, *options)
         written = yaml.safe_load((root / "src" / "platform_team" / "defs" / name / "defs.yaml").read_text())
         assert written == {"type": "ft_pipeline.FineTuning", "attributes": {"project": name}}
-    assert "loaded successfully" in dg_here(root, "check", "defs")
-    listed = json.loads(dg_here(root, "list", "defs", "--json"))
-    keys = {asset["key"] for asset in listed["assets"]}
-    assert {"support/champion", "billing/champion", "support/raw_alpaca"} <= keys
+    checked = dg_here(root, "check", "defs")
+    assert "loaded successfully" in checked.stdout + checked.stderr
+    listed = dg_here(root, "list", "defs", "--json").stdout
+    assert all(f'"{key}"' in listed for key in ("support/champion", "billing/champion", "support_everything"))
     dg_here(root, "launch", "--assets", "support/raw_alpaca,support/alpaca")
     assert (root / "support" / "data" / "store" / "current" / "alpaca.json").is_file()
     assert not (root / "billing" / "data" / "store").exists()
