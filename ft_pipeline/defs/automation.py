@@ -16,7 +16,7 @@ from dagster._core.storage.tags import SCHEDULE_NAME_TAG, SCHEDULED_EXECUTION_TI
 from ft_pipeline.automation.nights import Night, decide_tick, plan_night, plan_weekly
 from ft_pipeline.automation.raw_changes import find_raw_changes
 from ft_pipeline.automation.table_changes import find_table_changes
-from ft_pipeline.defs.sensors import POLL_SECONDS, sensor_of
+from ft_pipeline.defs.sensors import POLL_SECONDS, about, sensor_of
 from ft_pipeline.errors import UserError
 from ft_pipeline.execution.dagster_names import asset_keys, in_its_project, prefixed, project_tag
 from ft_pipeline.execution.device_pool import set_default_limit
@@ -87,6 +87,7 @@ def schedule_of(
     status = dg.DefaultScheduleStatus.RUNNING if is_on else dg.DefaultScheduleStatus.STOPPED
     make = dg.schedule(
         name=prefixed(function.__name__),
+        description=about(function),
         job=job,
         cron_schedule=cron,
         execution_timezone=timezone,

@@ -8,7 +8,7 @@ from ft_pipeline.automation.lasting_failures import report_lasting_failures
 from ft_pipeline.automation.notifications import Notification, notify
 from ft_pipeline.automation.run_failures import describe_failure
 from ft_pipeline.decide.released import ChampionRecord
-from ft_pipeline.defs.sensors import POLL_SECONDS, sensor_of
+from ft_pipeline.defs.sensors import POLL_SECONDS, about, sensor_of
 from ft_pipeline.errors import UserError
 from ft_pipeline.execution.dagster_names import concerns_project, in_its_project, prefixed
 from ft_pipeline.project import Project
@@ -23,6 +23,7 @@ def definitions() -> dg.Definitions:
     """Return the sensors."""
     watch_failures = dg.run_failure_sensor(
         name=prefixed("failures"),
+        description=about(failures),
         default_status=dg.DefaultSensorStatus.RUNNING,
         minimum_interval_seconds=POLL_SECONDS,
     )

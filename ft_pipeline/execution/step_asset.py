@@ -12,7 +12,14 @@ from typing import Any
 import dagster as dg
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.execution.dagster_names import asset_key, asset_keys, asset_tags, dagster_settings, in_its_project
+from ft_pipeline.execution.dagster_names import (
+    asset_key,
+    asset_keys,
+    asset_tags,
+    dagster_settings,
+    in_its_project,
+    prefixed,
+)
 from ft_pipeline.execution.device_pool import EXECUTOR, PODS, pool_of_devices
 from ft_pipeline.execution.machines import LOST_MACHINE_RETRIES
 from ft_pipeline.execution.partitions import experiments
@@ -45,7 +52,7 @@ def asset_of(step: Step, automation: dg.AutomationCondition | None = None) -> dg
     @dg.asset(
         key=key,
         deps=asset_keys(step.deps),
-        group_name=step.stage,
+        group_name=prefixed(step.stage),
         kinds=set(step.kinds),
         owners=dagster_settings().owners,
         tags=asset_tags(),

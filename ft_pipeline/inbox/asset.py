@@ -10,7 +10,7 @@ from pydantic import Field
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.execution import orphaned_runs
-from ft_pipeline.execution.dagster_names import asset_key, asset_tags, dagster_settings, in_its_project
+from ft_pipeline.execution.dagster_names import asset_key, asset_tags, dagster_settings, in_its_project, prefixed
 from ft_pipeline.execution.metadata import clean_metadata, metadata_of_page
 from ft_pipeline.execution.resources import ProjectResource
 from ft_pipeline.inbox.decide import Decided, decide
@@ -54,7 +54,7 @@ def inbox_asset() -> dg.AssetsDefinition:
     """Return the asset of the project for which definitions are made."""
 
     @dg.asset(
-        group_name="sources",
+        group_name=prefixed("sources"),
         kinds={"json"},
         key=asset_key("inbox"),
         owners=dagster_settings().owners,

@@ -14,6 +14,7 @@ import ft_pipeline
 from ft_pipeline.component import FineTuning
 from ft_pipeline.project import Project, served_root
 from ft_pipeline_tests.execution.test_guest import project
+from ft_pipeline_tests.test_definitions import STAGES
 
 NAMES = ("support", "billing")
 
@@ -59,6 +60,10 @@ def test_each_project_has_its_own_graph_jobs_and_sensors(both: dg.Definitions) -
     assert {f"{name}_{kind}" for name in NAMES for kind in ("raw_files", "failures", "old_runs", "tables_follow")} <= {
         sensor.name for sensor in repository.sensor_defs
     }
+    assert all(sensor.description for sensor in repository.sensor_defs)
+    assert all(schedule.description for schedule in repository.schedule_defs)
+    groups = {spec.group_name for spec in both.resolve_all_asset_specs() if spec.key.path[0] == "billing"}
+    assert groups == {f"billing_{stage}" for stage in STAGES}
     assert served_root() is None
 
 
