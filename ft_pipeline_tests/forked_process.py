@@ -85,6 +85,8 @@ def run_python(program: str, *arguments: str) -> NoReturn:
         else:
             for name in [name for name in sys.modules if name.split(".")[0] == "ft_pipeline"]:
                 del sys.modules[name]
+            # That of conftest.py would load the graph of this repository, if the test has not loaded it yet.
+            sys.meta_path[:] = [finder for finder in sys.meta_path if "conftest" not in type(finder).__module__]
             exec(compile(program, "<code of a test>", "exec"), {"__name__": "__main__"})
         code = 0
     except SystemExit as end:

@@ -15,8 +15,8 @@ class DagsterSettings(Section):
     """Names on a Dagster instance. They change no result. Two projects on one instance need different prefixes."""
 
     key_prefix: list[str] = Field(default_factory=list)
-    """Parts before the name of each asset: `[support]` makes `support/scores`. Also in the names of jobs, schedules,
-    sensors and the partitions. Dagster knows an asset with another prefix as another asset; the store does not
+    """Parts before the name of each asset: `[support]` makes `support/scores`. Also in those of groups, jobs,
+    schedules, sensors and partitions. Dagster knows an asset with another prefix as another asset; the store does not
     change."""
     pool: str = Field("gpu", pattern=r"^[A-Za-z0-9_]+$")
     """The pool of the assets that need a device. Projects on the same GPUs share one."""
