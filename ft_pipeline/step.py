@@ -141,12 +141,16 @@ class BuildContext:
 
     def write_json(self, name: str, content: Any) -> None:
         """Write a document for people to read, too."""
-        text = json.dumps(content, indent=2, ensure_ascii=False)
-        (self.out / name).write_text(text, encoding="utf-8")
+        write_json(self.out / name, content)
 
     def note(self, message: str) -> None:
         """Show a note in the terminal of the run."""
         publish(StepEvent(self.spec.kind, None, "notes", message=message))
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a document for people to read, too."""
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")
 
 
 class HasConfig(Protocol):

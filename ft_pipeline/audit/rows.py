@@ -198,27 +198,33 @@ def _searched_rows(chain: Chain) -> Iterator[_SearchedRow]:
 
     If the chain has no training data, all of its tables are searched, the subject's first.
     """
-    splits: dict[str, str] = {}
-    answers: dict[str, dict[str | None, None]] = {}  # id → the labels that were trained; None: that of the raw file
-    for data in chain.of_kind("training_data"):
-        labels = trained_labels(data.path) if data.path else {}
-        for split in SPLITS:
-            for row in read_rows(data, f"{split}.parquet", ["id"]):
-                splits[row["id"]] = split
-                answers.setdefault(row["id"], {})[labels.get(row["id"])] = None
+    splits, labels = _uses(chain)
     tables = {node.path: node for data in chain.of_kind("training_data") for _, node in chain.inputs_of(data)}
     for node in list(tables.values()) or chain.nodes:
         for row in read_rows(node, "rows.parquet"):
             if {"id", *ORIGIN_COLUMNS} <= row.keys():
                 use = splits.get(row["id"]) or row.get("split") or "not trained on"
-                trained = answers.get(row["id"], {None: None})
-                for label in filter(None, trained):
+                trained = labels.get(row["id"], {None})
+                for label in sorted(filter(None, trained)):
                     yield _SearchedRow(use, _origin_of(row, node), texts_of(relabeled(row, {row["id"]: label})))
                 as_it_is = use if None in trained else "not trained on"
                 yield _SearchedRow(as_it_is, _origin_of(row, node), texts_of(row))
     for node in chain.nodes:
         for row in read_rows(node, "set_aside.parquet"):
             yield _SearchedRow(f"set aside: {row['code']}", _origin_of(row, node), [row["raw"] or ""])
+
+
+def _uses(chain: Chain) -> tuple[dict[str, str], dict[str, set[str | None]]]:
+    """Return, by the id of a row in some training data, its split, and the labels with which it is trained. None: that
+    of its raw file."""
+    splits, labels = dict[str, str](), dict[str, set[str | None]]()
+    for data in chain.of_kind("training_data"):
+        new = trained_labels(data.path) if data.path else {}
+        for split in SPLITS:
+            for row in read_rows(data, f"{split}.parquet", ["id"]):
+                splits[row["id"]] = split
+                labels.setdefault(row["id"], set()).add(new.get(row["id"]))
+    return splits, labels
 
 
 def _origin_of(row: dict[str, Any], node: ArtifactNode) -> str:

@@ -26,6 +26,7 @@ from ft_pipeline.release.intact import require_signed_evidence
 from ft_pipeline.release.model_lookup import ModelReference
 from ft_pipeline.settings.checks import MACRO_F1
 from ft_pipeline.settings.evaluation import CALL_METRICS
+from ft_pipeline.step import write_json
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.asset_pointers import current_artifact
 from ft_pipeline.store.hashing import sha256_of_file
@@ -89,25 +90,28 @@ def _write_files(
     document = comparison.to_json()
     if not with_texts and document.get("changes"):
         document["changes"]["worst"] = []  # whole test rows
-    _write_json(out / "comparison.json", document)
-    _write_json(out / "decision.json", decided)
+    write_json(out / "comparison.json", document)
+    write_json(out / "decision.json", decided)
     with (out / "answers.jsonl").open("w", encoding="utf-8") as file:
         for sample in _samples(compared, comparison):
             answer = _answer(comparison.primary, sample, with_texts=with_texts)
             file.write(json.dumps(answer, ensure_ascii=False) + "\n")
-    for path in (project.root / "project.yaml", *sorted((project.root / "experiments").glob("*.yaml"))):
-        copied = out / "settings" / path.relative_to(project.root)
-        copied.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, copied)
-    for name in LEDGERS:
-        for path in sorted((store.root / name).rglob("*")):
-            if path.is_file() and path.suffix in (".json", ".txt"):
-                copied = out / "ledgers" / path.relative_to(store.root)
-                copied.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(path, copied)
+    _copy(
+        [project.root / "project.yaml", *(project.root / "experiments").glob("*.yaml")], project.root, out / "settings"
+    )
+    records = [path for name in LEDGERS for path in (store.root / name).rglob("*") if path.suffix in (".json", ".txt")]
+    _copy(records, store.root, out / "ledgers")
     shutil.copyfile(verify_evidence.__file__, out / VERIFIER)
     if (key := store.root / PUBLIC_KEY_NAME).is_file():
         shutil.copyfile(key, out / PUBLIC_KEY_NAME)
+
+
+def _copy(files: Sequence[Path], root: Path, out: Path) -> None:
+    """Copy files to the same places below another folder."""
+    for path in files:
+        copied = out / path.relative_to(root)
+        copied.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, copied)
 
 
 def _samples(compared: Artifact, comparison: Comparison) -> Iterator[dict[str, Any]]:
@@ -158,7 +162,3 @@ def _write_statement(
     content = key.sign(statement) if key is not None else json.dumps({"statement": statement}, indent=2).encode()
     (out / verify_evidence.STATEMENT).write_bytes(content)
     return key is not None
-
-
-def _write_json(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")

@@ -14,6 +14,7 @@ import json
 import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
@@ -72,8 +73,7 @@ def _check(folder: Path, key: Path | None, faults: Faults, trusted: list[str]) -
     else:
         faults += _check_scores(folder, comparison)
     faults += _check_choice(comparison, decision["decision"], decision["matrix"])
-    looks = [int(path.stem) for path in (folder / "ledgers" / "exposures").glob("*.json") if path.stem.isdigit()]
-    if max(looks, default=0) < (decision["exposure"].get("entry") or 0):
+    if max(_records(folder / "ledgers" / "exposures"), default=0) < (decision["exposure"].get("entry") or 0):
         faults.append("The decision knows of later looks than the ledger has: a record was dropped.")
 
 
@@ -117,10 +117,15 @@ def _check_files(folder: Path, statement: Mapping[str, Any]) -> Iterator[str]:
             yield f"{name} was changed."
 
 
+def _records(ledger: Path) -> dict[int, Path]:
+    """Return the records of a ledger by their numbers."""
+    return {int(path.stem): path for path in ledger.glob("*.json") if path.stem.isdigit()}
+
+
 def _check_ledgers(folder: Path) -> Iterator[str]:
     """Yield records that are missing, and those that do not have the hash of the one before."""
     for ledger in sorted((folder / "ledgers").glob("*")):
-        records = {int(path.stem): path for path in ledger.glob("*.json") if path.stem.isdigit()}
+        records = _records(ledger)
         for before, number in pairwise([0, *sorted(records)]):
             if number != before + 1:
                 yield f"ledgers/{ledger.name}/{before + 1:06d}.json is missing: a record was dropped."
@@ -182,8 +187,9 @@ def _check_scores(folder: Path, comparison: Mapping[str, Any]) -> Iterator[str]:
         for claim in comparison["claims"]
         if claim["kind"] == "lead" and claim.get("measure") == metric
     }
+    values = {name: Values(rows, units) for name, rows in answers.items()}
     for name, value in scored.items():
-        found = Values(answers[name], units).value
+        found = values[name].value
         if not _same(value, found):
             yield f"The answers of {name} give {metric} {found:.6g}, not {value:.6g}."
     for one, other in combinations(scored, 2):
@@ -191,21 +197,21 @@ def _check_scores(folder: Path, comparison: Mapping[str, Any]) -> Iterator[str]:
         if claim is None:
             yield f"The lead between {one} and {other} is missing."
         elif claim.get("verdict") != "unknown":
-            yield from _check_lead(claim, answers, units, comparison)
+            yield from _check_lead(claim, values, len(units), comparison)
 
 
 def _check_lead(
     claim: Mapping[str, Any],
-    answers: Mapping[str, Sequence[Mapping[str, Any]]],
-    units: Sequence[str],
+    values_of: Mapping[str, Values],
+    units: int,
     comparison: Mapping[str, Any],
 ) -> Iterator[str]:
     name, metric = (
         f"The lead of {claim['row']} over {claim['rival']}",
         comparison["metrics"][comparison["primary_metric"]],
     )
-    ours, theirs = (Values(answers[row], units) for row in (claim["row"], claim["rival"]))
-    is_rate, highest = claim.get("count") == len(units) + INVENTED, HIGHEST.get(metric["unit"])
+    ours, theirs = values_of[claim["row"]], values_of[claim["rival"]]
+    is_rate, highest = claim.get("count") == units + INVENTED, HIGHEST.get(metric["unit"])
     if is_rate and not (ours.may_be_rate and theirs.may_be_rate):
         yield f"{name} is called one of shares, and some answers are neither right nor wrong."
     sign = -1.0 if metric["lower_is_better"] else 1.0
@@ -284,6 +290,7 @@ def _spread(values: Sequence[float]) -> float:
     return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / len(values))
 
 
+@cache
 def quantile(freedom: int) -> float:
     """Return the quantile of Student's t at LEVEL, by bisection."""
     low, high = 0.0, 700.0

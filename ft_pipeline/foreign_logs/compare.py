@@ -138,8 +138,8 @@ def _leads(
     by_model = {row["model"]: {name: estimate} for row, estimate in zip(rows, estimates, strict=True)}
     found = []
     for first, second in combinations(by_model, 2):
-        is_ahead = definition.rank_key(by_model[first][name].value) <= definition.rank_key(by_model[second][name].value)
-        model, rival = (first, second) if is_ahead else (second, first)
+        is_behind = definition.is_better(by_model[second][name].value, by_model[first][name].value)
+        model, rival = (second, first) if is_behind else (first, second)
         values = values_over(rival, model, name, definition, by_model)
         low, high = bounds(values, level, highest=highest)
         lead = definition.gain(by_model[rival][name].value, by_model[model][name].value)

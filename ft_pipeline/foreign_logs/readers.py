@@ -79,10 +79,10 @@ def _read_lm_eval_folder(folder: Path) -> list[ModelScores]:
     folders = sorted({path.parent for path in folder.rglob("samples_*.jsonl")})
     if not folders:
         raise UserError(f"{folder} has no samples of lm-eval. Run lm-eval with --log_samples.")
-    return [_of_lm_eval(last_samples(each), each) for each in folders]
+    return [_of_lm_eval(_last_samples(each), each) for each in folders]
 
 
-def last_samples(folder: Path) -> list[Path]:
+def _last_samples(folder: Path) -> list[Path]:
     """Return the newest file of samples of each task in a folder."""
     named = [(SAMPLES.match(path.name), path) for path in folder.glob("samples_*.jsonl")]
     dated = sorted((found[2] if found else "", found[1] if found else path.stem, path) for found, path in named)

@@ -5,7 +5,6 @@
 **If it has only a sentence:** the rows cannot be asked this way, and the sentence says why (docs/worth.md).
 """
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,7 +16,7 @@ from ft_pipeline.job import Job
 from ft_pipeline.page import Page, Picture, Points, Table, Words
 from ft_pipeline.settings.slices import SliceSettings
 from ft_pipeline.small_plots import Lead, leads_plot
-from ft_pipeline.step import BuildContext, SpecContext, StepConfig, spec_of, step_of
+from ft_pipeline.step import BuildContext, SpecContext, StepConfig, spec_of, step_of, write_json
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.spec import Spec
 from ft_pipeline.worth.settings import MOST_GROUPS, WorthKeys
@@ -66,9 +65,6 @@ def run(job: Job) -> dict[str, Any]:
     """
     from ft_pipeline.worth.answer import ask
 
-    def write(name: str, content: Any) -> None:
-        (job.out / name).write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")
-
     config = Config.of(job)
     assert config.by is not None
     try:
@@ -82,11 +78,12 @@ def run(job: Job) -> dict[str, Any]:
             tell=lambda group, place, count: job.report.progress(place, count),
         )
     except UserError as error:
-        write(FILE_NAME, {})
+        write_json(job.out / FILE_NAME, {})
         return {"problem": str(error)}
-    write(FILE_NAME, document)
+    write_json(job.out / FILE_NAME, document)
     sentences = findings(document)
-    write(ADVICE, {"title": "What the rows are worth", "sentences": sentences, "picture": picture(document)})
+    advice = {"title": "What the rows are worth", "sentences": sentences, "picture": picture(document)}
+    write_json(job.out / ADVICE, advice)
     return {"groups": len(document["groups"]), "findings": sentences, "wrong_labels": document["wrong_labels"]["value"]}
 
 

@@ -16,9 +16,10 @@ from scipy.special import stdtrit
 
 from ft_pipeline.decide.build import RULES
 from ft_pipeline.evaluation.comparison import leads
-from ft_pipeline.evaluation.metrics.definitions import Metric
+from ft_pipeline.evaluation.metrics.definitions import METRICS, Metric
 from ft_pipeline.evidence import verify_evidence
 from ft_pipeline.evidence.verify_evidence import PREDICATE, STATEMENT, STATEMENT_TYPE, Values, check
+from ft_pipeline.store import signing
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.asset_pointers import current_artifact
 from ft_pipeline.store.hashing import sha256_of_file
@@ -257,6 +258,13 @@ def test_an_interval_is_that_of_the_package(is_rate: bool, highest: float | None
     ours, theirs = (values_of(units, column) for column in columns.T.tolist())
     values = verify_evidence.lead_values(ours, theirs, -1.0 if lower else 1.0, highest, is_rate=is_rate)
     assert verify_evidence.bounds(values, highest) == pytest.approx(expected, rel=1e-9)
+
+
+def test_the_verifier_has_the_constants_of_the_package() -> None:
+    units = {metric.unit: metric.highest for metric in METRICS.values() if metric.highest is not None}
+    assert units.items() <= verify_evidence.HIGHEST.items()
+    assert (STATEMENT_TYPE, verify_evidence.PAYLOAD_TYPE) == (signing.STATEMENT_TYPE, signing.PAYLOAD_TYPE)
+    assert (verify_evidence.LEVEL, verify_evidence.KEY) == (leads.LEVEL, PUBLIC_KEY_NAME)
 
 
 def test_the_quantile_is_that_of_students_t() -> None:
