@@ -1,5 +1,7 @@
 """The entry point that Dagster loads (workspace.yaml, dg.toml), and the definitions of any project."""
 
+from collections.abc import Collection
+
 import dagster as dg
 
 from ft_pipeline.errors import UserError
@@ -19,13 +21,27 @@ def defs() -> dg.Definitions:
 
 def of_served_project() -> dg.Definitions:
     """Return the definitions of the project that is served, but for the executor, which the code location chooses."""
+    from ft_pipeline.defs.steps import graph_of_project
+
+    return _of_graph(graph_of_project())
+
+
+def of_all_steps() -> dg.Definitions:
+    """Return the definitions with every step, whether the project asks for it or not: a command may run any."""
+    from ft_pipeline.defs import executor
+    from ft_pipeline.defs.steps import whole_graph
+
+    return dg.Definitions.merge(_of_graph(whole_graph()), executor.definitions())
+
+
+def _of_graph(graph: Collection[str]) -> dg.Definitions:
     from ft_pipeline.defs import automation, housekeeping, notifications
     from ft_pipeline.defs.steps import assets
     from ft_pipeline.execution.resources import RESOURCES
 
     return dg.Definitions.merge(
-        dg.Definitions(assets=assets(), resources=RESOURCES),
-        automation.definitions(),
+        dg.Definitions(assets=assets(graph), resources=RESOURCES),
+        automation.definitions(graph),
         notifications.definitions(),
         housekeeping.definitions(),
     )

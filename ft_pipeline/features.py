@@ -56,7 +56,8 @@ class Feature:
     feeds: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """Step of the core → steps of the feature that it reads."""
     assets: Mapping[str, str] = field(default_factory=dict)
-    """Asset of the graph that is no step, and that `ft run` leaves out → function that returns the Dagster asset."""
+    """Asset of the graph that is no step, and that `ft run` leaves out → function that returns the Dagster asset. The
+    function `used` of the module says whether a project has it."""
     commands: Mapping[str, str] = field(default_factory=dict)
     """Command of `ft` → `module:function`, or `module:app` of a group."""
     choices: Mapping[str, Mapping[str, str]] = field(default_factory=dict)

@@ -3,10 +3,10 @@
 The models of its settings are imported when settings are read, since `ft status` and the like need only paths.
 """
 
+import contextlib
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cached_property
@@ -33,7 +33,7 @@ def served_root() -> Path | None:
     return _SERVED.get()
 
 
-@contextmanager
+@contextlib.contextmanager
 def serving(root: Path | None) -> Iterator[None]:
     """Let `Project.find` return the project in `root`: a code location may have several (component.py)."""
     token = _SERVED.set(root)
@@ -121,6 +121,12 @@ class Project:
             if name in experiments:
                 return experiments[name]
         raise UserError(f"there is no experiment {name!r}; known: {', '.join(self.experiment_names()) or 'none'}")
+
+    def readable_experiments(self) -> "Iterator[ExperimentSettings]":
+        """Yield the settings of all experiments and sweep members whose YAML is not broken."""
+        for name in self.experiment_names():
+            with contextlib.suppress(UserError):
+                yield self.experiment(name)
 
     def defines(self, name: str) -> bool:
         """Return whether a YAML defines the experiment. A broken YAML defines every sweep member that it may have."""

@@ -19,7 +19,7 @@ from ft_pipeline.errors import UserError
 from ft_pipeline.events import Progress, StepEvent, publish
 from ft_pipeline.job import Job
 from ft_pipeline.page import Page
-from ft_pipeline.project import Project
+from ft_pipeline.project import Project, ProjectSnapshot
 from ft_pipeline.recorded_checks import require_passed
 from ft_pipeline.settings.yaml_file import Section
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
@@ -232,6 +232,8 @@ class Step:
     """Records that test scores are about to be seen. It is called before the asset points to the artifact."""
     announce: Callable[[SpecContext], str] | None = None
     """Says what a run may send to a server, while the steps before it have still to run. Empty: nothing."""
+    used: OfProject = True
+    """Whether settings or files of the project ask for it. Graph and plan leave a step out that nothing asks for."""
 
     @property
     def description(self) -> str:
@@ -244,9 +246,12 @@ class Step:
     def may_need_gpu(self, project: Project) -> bool:
         return self.may_use_gpu(project) if callable(self.may_use_gpu) else self.may_use_gpu
 
+    def is_used(self, project: Project) -> bool:
+        return self.used(project) if callable(self.used) else self.used
+
 
 PARTS = {"about": "__doc__", "config": "Config", "checks": "CHECKS"} | {
-    part: part for part in ("spec", "run", "build", "builds_here", "look", "announce", "page")
+    part: part for part in ("spec", "run", "build", "builds_here", "look", "announce", "page", "used")
 }
 """Fact of a step → its name in the step's file."""
 
@@ -259,7 +264,26 @@ def step_of(module: str, **facts: Any) -> Step:
 
 
 STEPS: dict[str, Step] = {}
-"""Every step by the name of its asset. Loading ft_pipeline/defs fills it."""
+"""Every step by the name of its asset, in the order of the stages. Loading ft_pipeline/defs fills it."""
+
+
+def used_steps(project: Project) -> set[str]:
+    """Return the names of the steps that the graph of a project has. All if its settings cannot be read: every run
+    reports that."""
+    project = ProjectSnapshot(project.root)  # each experiment is read once
+    try:
+        _ = project.settings
+    except UserError:
+        return set(STEPS)
+    return {name for name, step in STEPS.items() if step.is_used(project)}
+
+
+def has_result(project: Project, name: str) -> bool:
+    """Return whether the latest artifact of a step, of any experiment, was made from inputs: its step is then used
+    until it is materialized again, and those after it take notice."""
+    context = SpecContext(project, ArtifactStore(project.store))
+    experiments = project.experiment_names() if STEPS[name].per_experiment else [None]
+    return any((made := context.find(name, experiment)) is not None and made.inputs for experiment in experiments)
 
 
 def versions_of(*packages: str) -> dict[str, str]:

@@ -49,9 +49,9 @@ RECORDS = {
 def collect() -> dict[str, Any]:
     """Return names and golden values as plain JSON. Builds the tables of the worked example in a temporary project."""
     with tempfile.TemporaryDirectory() as scratch, _project(Path(scratch) / "shop") as project:
-        from ft_pipeline.definitions import defs
+        from ft_pipeline.definitions import of_all_steps
 
-        definitions = defs()
+        definitions = of_all_steps()
         return {
             **_names(definitions),
             "records": {name: _fields_of(record) for name, record in RECORDS.items()},

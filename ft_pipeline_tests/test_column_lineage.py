@@ -46,10 +46,10 @@ def steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict:
     """The steps of a new project, which is open."""
     root = scaffold.create(tmp_path / "shop", example=True)
     monkeypatch.setenv("FT_PROJECT", str(root))
-    from ft_pipeline.definitions import defs
+    from ft_pipeline.definitions import of_all_steps
     from ft_pipeline.step import STEPS
 
-    defs()
+    of_all_steps()
     return STEPS
 
 

@@ -110,10 +110,10 @@ def _sentence(names: Mapping[str, Sequence[str]]) -> str:
 
 
 def definitions() -> Any:
-    """Return the definitions of the package."""
-    from ft_pipeline.definitions import defs
+    """Return the definitions of the package, with every step."""
+    from ft_pipeline.definitions import of_all_steps
 
-    return defs()
+    return of_all_steps()
 
 
 if __name__ == "__main__":

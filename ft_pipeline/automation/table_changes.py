@@ -5,7 +5,7 @@ excluded rows, or the versions of libraries. The planned spec contains them all.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -31,18 +31,18 @@ class TableChanges:
     """Why tables are not rebuilt."""
 
 
-def find_table_changes(project: Project, cursor: str | None, now: datetime) -> TableChanges:
+def find_table_changes(project: Project, cursor: str | None, now: datetime, graph: Collection[str]) -> TableChanges:
     """Compare each table that was built with its planned spec, apart from its inputs, which Dagster follows.
 
     A change is returned once a day. If the run builds something else, because it runs newer code than this process, the
-    table differs again.
+    table differs again. graph: the assets of the definitions that are loaded.
     """
     today = now.date().isoformat()
     requested = _requested_earlier(cursor, today)
     context = SpecContext(project, RememberingStore(project.store))
     changed: dict[str, str] = {}
     built, notes = [], []
-    for step in (step for step in steps_in_order() if step.stage == "tables"):
+    for step in (step for step in steps_in_order(graph) if step.stage == "tables"):
         last, pointer = context.find(step.name), context.pointer(step.name)
         if last is None or pointer is None:
             continue

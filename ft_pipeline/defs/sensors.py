@@ -7,7 +7,7 @@ import dagster as dg
 
 from ft_pipeline.execution.dagster_names import in_its_project, prefixed
 
-POLL_SECONDS = 20
+POLL_SECONDS = 30
 
 
 def about(function: Callable[..., Any]) -> str:

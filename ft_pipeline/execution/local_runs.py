@@ -38,8 +38,8 @@ NO_CONSOLE_LOG = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 @cache
 def definitions() -> dg.Definitions:
-    """Load the definitions, which fill STEPS. They can be imported only after the project folder is known."""
-    return import_module(DEFINITIONS).defs()
+    """Load the definitions of all steps. They can be imported only after the project folder is known."""
+    return import_module(DEFINITIONS).of_all_steps()
 
 
 def execute_everything(

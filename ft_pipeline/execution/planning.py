@@ -1,7 +1,7 @@
 """What a run would do, without running it: compares every step's planned spec with its latest artifact."""
 
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from graphlib import TopologicalSorter
 from typing import Literal
@@ -13,7 +13,7 @@ from ft_pipeline.execution.dagster_names import asset_key
 from ft_pipeline.execution.spec_differences import describe, differences
 from ft_pipeline.project import Project, ProjectSnapshot
 from ft_pipeline.recorded_checks import failed_checks
-from ft_pipeline.step import STEPS, Asked, MissingInput, SpecContext, Step, planned_spec
+from ft_pipeline.step import STEPS, Asked, MissingInput, SpecContext, Step, planned_spec, used_steps
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.remembering_store import RememberingStore
 from ft_pipeline.store.spec import Spec
@@ -54,9 +54,10 @@ def plan(
     experiments: Sequence[str],
     instance: dg.DagsterInstance | None = None,
     asked: Mapping[str, Asked] | None = None,
+    selected: Collection[str] = (),
 ) -> list[PlannedStep]:
-    """Return the state of every step for these experiments, as `Planner.plan` does."""
-    return Planner(project, instance, asked).plan(experiments)
+    """Return the state of steps for these experiments, as `Planner.plan` does."""
+    return Planner(project, instance, asked).plan(experiments, selected)
 
 
 class Planner:
@@ -81,11 +82,15 @@ class Planner:
         self.versions = RecordedVersions(instance) if instance else None
         self._unbuilt = functools.cache(self._describe_unbuilt)
         self._compared = functools.cache(self._compare)
+        self._used = used_steps(self.project)
 
-    def plan(self, experiments: Sequence[str]) -> list[PlannedStep]:
-        """Return the state of every step for these experiments, each step after its dependencies."""
+    def plan(self, experiments: Sequence[str], selected: Collection[str] = ()) -> list[PlannedStep]:
+        """Return the state of the project's steps for these experiments, each step after its dependencies.
+
+        selected: steps that are planned although neither settings nor files of the project ask for them.
+        """
         states: dict[tuple[str, str | None], PlannedStep] = {}
-        for step in steps_in_order():
+        for step in steps_in_order(self._used | set(selected)):
             for experiment in experiments if step.per_experiment else [None]:
                 upstream = _upstream(step, experiment, experiments, states)
                 states[step.name, experiment] = self._state(step.name, experiment, upstream)
@@ -189,14 +194,10 @@ def _upstream(
     experiments: Sequence[str],
     states: dict[tuple[str, str | None], PlannedStep],
 ) -> list[PlannedStep]:
-    """The states of the steps that `step` depends on. A shared step depends on them for all experiments."""
-    upstream = []
-    for dep in step.deps:
-        if not STEPS[dep].per_experiment:
-            upstream.append(states[dep, None])
-        else:
-            upstream += [states[dep, name] for name in ([experiment] if step.per_experiment else experiments)]
-    return upstream
+    """The planned states of the steps that `step` depends on. A shared step depends on them for all experiments."""
+    of_step = [experiment] if step.per_experiment else experiments
+    keys = [(dep, name) for dep in step.deps for name in (of_step if STEPS[dep].per_experiment else [None])]
+    return [states[key] for key in keys if key in states]
 
 
 def describe_difference(last: Artifact, spec: Spec) -> str:

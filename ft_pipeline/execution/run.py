@@ -34,7 +34,7 @@ from ft_pipeline.execution.workers.launchers import check_environment
 from ft_pipeline.models.base_model import EMBEDDED, find_embedded
 from ft_pipeline.project import Project
 from ft_pipeline.sources.local_folder import has_files
-from ft_pipeline.step import STEPS, Asked
+from ft_pipeline.step import STEPS, Asked, used_steps
 from ft_pipeline.store.asset_pointers import current_document
 from ft_pipeline.store.locks import FileLock
 from ft_pipeline.store.provenance import user_name
@@ -108,7 +108,7 @@ def plan_run(request: RunRequest) -> list[PlannedStep]:
     selected = _selected_assets(request)
     with open_instance() as instance:
         asked = {name: request.asked_of(name) for name in experiments}
-        planned = plan(request.project, experiments, instance, asked)
+        planned = plan(request.project, experiments, instance, asked, request.select)
     return [_force(step) if request.force else step for step in planned if step.asset in selected]
 
 
@@ -269,11 +269,12 @@ def run_up_to(project: Project, experiment: str, assets: Iterable[str], without:
     without: assets that are left out, with what only they need.
     """
     load_steps()
+    left_out = (STEPS.keys() - used_steps(project)) | set(without)
     needed, to_visit = set[str](), list(assets)
     while to_visit:
         asset = to_visit.pop()
         needed.add(asset)
-        to_visit += [name for name in STEPS[asset].deps if name not in needed and name not in without]
+        to_visit += [name for name in STEPS[asset].deps if name not in needed and name not in left_out]
     result = run(RunRequest(project, (experiment,), tuple(needed)))
     if not result.succeeded:
         raise UserError(f"What comes before the training failed. {' '.join(result.failures)}")
@@ -327,7 +328,7 @@ def _selected_assets(request: RunRequest) -> set[str]:
         raise UserError(
             f"There is no asset {unknown[0]!r}. Choose one of {', '.join(step.name for step in steps_in_order())}."
         )
-    return set(request.select or STEPS)
+    return set(request.select or used_steps(request.project))
 
 
 def _force(planned: PlannedStep) -> PlannedStep:

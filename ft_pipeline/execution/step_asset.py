@@ -1,11 +1,8 @@
-"""Dagster's asset of a step: it finds the artifact of the step's spec in the store, or builds it.
-
-The step is also kept in STEPS, so that planning.py can compute what a run would do.
-"""
+"""Dagster's asset of a step: it finds the artifact of the step's spec in the store, or builds it."""
 
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -38,12 +35,15 @@ def gpu_op_tags(count: int = 1) -> dict[str, Any]:
     return {"dagster-k8s/config": {"container_config": {"resources": {"limits": limits}}}}
 
 
-def asset_of(step: Step, automation: dg.AutomationCondition | None = None) -> dg.AssetsDefinition:
-    """Return Dagster's asset of a step, and register the step.
+def asset_of(
+    step: Step, graph: Collection[str], automation: dg.AutomationCondition | None = None
+) -> dg.AssetsDefinition:
+    """Return Dagster's asset of a step.
 
     A step that leases a device is also in the pool `gpu`, and requests a GPU from Kubernetes. A step whose missing
     input may need a device only requests it: its pod exists before that is known, and the lease of the input's worker
     excludes others. Both follow the settings at load time.
+    graph: the steps that it may depend on.
     automation: when Dagster's daemon materializes the asset automatically; None: never.
     """
     key = asset_key(step.name)
@@ -51,7 +51,7 @@ def asset_of(step: Step, automation: dg.AutomationCondition | None = None) -> dg
 
     @dg.asset(
         key=key,
-        deps=asset_keys(step.deps),
+        deps=asset_keys(name for name in step.deps if name in graph),
         group_name=prefixed(step.stage),
         kinds=set(step.kinds),
         owners=dagster_settings().owners,
@@ -71,7 +71,6 @@ def asset_of(step: Step, automation: dg.AutomationCondition | None = None) -> dg
     def materialize(context: dg.AssetExecutionContext, ft_project: ProjectResource) -> dg.MaterializeResult:
         return run_step(context, STEPS[step.name], ft_project)
 
-    STEPS[step.name] = step
     return materialize
 
 

@@ -14,8 +14,9 @@ from ft_pipeline.gguf.library import installed_versions
 from ft_pipeline.gguf.settings import ExperimentKeys, in_order, parse_types
 from ft_pipeline.job import Job
 from ft_pipeline.page import Page, Table
+from ft_pipeline.project import Project
 from ft_pipeline.settings.yaml_file import later
-from ft_pipeline.step import BuildContext, SpecContext, StepConfig, spec_of, step_of
+from ft_pipeline.step import BuildContext, SpecContext, StepConfig, has_result, spec_of, step_of
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.spec import Spec
 
@@ -26,6 +27,13 @@ class Config(StepConfig):
     name: str = later("")
     """Of the model, in the names of the files. Empty without files."""
     types: list[str]
+
+
+def used(project: Project) -> bool:
+    """Return whether an experiment asks for files, or there are some."""
+    return has_result(project, "gguf") or any(
+        ExperimentKeys.of(settings).gguf for settings in project.readable_experiments()
+    )
 
 
 def spec(context: SpecContext) -> Spec:

@@ -13,17 +13,23 @@ from typing import Any
 from ft_pipeline.decide.seen import may_be_screened_out
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.comparison.score import Score, describe_score
+from ft_pipeline.gguf import gguf
 from ft_pipeline.gguf.gguf import types_of
 from ft_pipeline.gguf.library import installed_versions
 from ft_pipeline.gguf.settings import EvaluationKeys, in_order
 from ft_pipeline.job import Job
 from ft_pipeline.page import Page, Points, Table
 from ft_pipeline.project import Project
-from ft_pipeline.step import STEPS, BuildContext, CheckSpec, SpecContext, step_of
+from ft_pipeline.step import STEPS, BuildContext, CheckSpec, SpecContext, has_result, step_of
 from ft_pipeline.steps.shared.score_pages import TESTS_ARE_COMPARED, scores_page
 from ft_pipeline.steps.shared.scoring_specs import scores_spec
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.spec import Spec
+
+
+def used(project: Project) -> bool:
+    """Return whether there are files to score, or were some."""
+    return has_result(project, "gguf_scores") or gguf.used(project)
 
 
 def spec(context: SpecContext) -> Spec:

@@ -50,6 +50,11 @@ ABOUT = (
 )
 
 
+def used(project: Project) -> bool:
+    """Return whether the project names a log of served answers."""
+    return InboxKeys.of(project.settings).inbox.log is not None
+
+
 def inbox_asset() -> dg.AssetsDefinition:
     """Return the asset of the project for which definitions are made."""
 

@@ -19,7 +19,7 @@ from ft_pipeline.judge.settings import JudgeSettings, judge_of
 from ft_pipeline.judge.verdicts import judge_settings, write_judgements
 from ft_pipeline.page import Hidden, Page, Points, Table
 from ft_pipeline.project import Project
-from ft_pipeline.step import BuildContext, SpecContext, step_of, versions_of
+from ft_pipeline.step import BuildContext, SpecContext, has_result, step_of, versions_of
 from ft_pipeline.steps.shared.compared_scores import ComparedScores, compared_scores
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.spec import Spec
@@ -54,6 +54,11 @@ def _description() -> str:
         f"{about}It sends test rows and answers to {host_of(settings.endpoint)} ({settings.model}). `ft run --plan` "
         "names calls, tokens and costs."
     )
+
+
+def used(project: Project) -> bool:
+    """Return whether the settings name a judge, or one judged."""
+    return judge_of(project.settings.evaluation) is not None or has_result(project, "judgements")
 
 
 def spec(context: SpecContext) -> Spec:

@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 from pydantic import TypeAdapter
 
 from ft_pipeline.page import Page, Points, Table
-from ft_pipeline.ratings.rating_ledger import Rating, content_digest, newest, read_ratings
+from ft_pipeline.project import Project
+from ft_pipeline.ratings.rating_ledger import Rating, content_digest, ledger, newest, read_ratings
 from ft_pipeline.ratings.results import Result, results_of
 from ft_pipeline.step import BuildContext, SpecContext, StepConfig, spec_of, step_of
 from ft_pipeline.store.artifacts import Artifact
@@ -43,6 +44,11 @@ class Config(StepConfig):
 
     records: int
     digest: str
+
+
+def used(project: Project) -> bool:
+    """Return whether people rated answers."""
+    return bool(ledger(project.store).paths())
 
 
 def spec(context: SpecContext) -> Spec:

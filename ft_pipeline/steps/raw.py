@@ -12,6 +12,7 @@ from ft_pipeline.sources.remote_listing import Fetching
 from ft_pipeline.sources.snapshot import Snapshot, read_listing, write_listing
 from ft_pipeline.step import BuildContext, SpecContext, Step
 from ft_pipeline.steps.shared.column_lineage import raw_schema
+from ft_pipeline.steps.shared.formats_in_use import is_format_used
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.spec import Spec
 from ft_pipeline.tables.formats.registry import FORMATS
@@ -57,6 +58,7 @@ def step_of_folder(data_format: str) -> Step:
         build=build,
         page=page,
         kinds=frozenset({"file"}),
+        used=lambda project: is_format_used(project, data_format),
     )
 
 

@@ -30,7 +30,7 @@ from ft_pipeline.settings.sweep import is_sweep_member
 from ft_pipeline.settings.teacher import TeacherSettings
 from ft_pipeline.settings.yaml_file import later
 from ft_pipeline.small_plots import tries_plot
-from ft_pipeline.step import BuildContext, SpecContext, StepConfig, only, spec_of, step_of
+from ft_pipeline.step import BuildContext, SpecContext, StepConfig, has_result, only, spec_of, step_of
 from ft_pipeline.steps.shared.phases import experiment_settings
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.atomic_files import write_atomically
@@ -307,4 +307,5 @@ STEP = step_of(
     builds_here=lambda spec: not spec.inputs,
     look=lambda context, artifact: write_look(context.store.root, artifact),
     announce=lambda context: _announced(context),
+    used=lambda project: project.settings.prompting.search is not None or has_result(project, "searched_prompt"),
 )

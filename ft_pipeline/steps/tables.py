@@ -16,6 +16,7 @@ from ft_pipeline.sources.local_folder import has_files
 from ft_pipeline.sources.snapshot import LocalCopy, checkout, read_listing
 from ft_pipeline.step import BuildContext, CheckSpec, SpecContext, Step, StepConfig, spec_of
 from ft_pipeline.steps.shared.column_lineage import table_lineage
+from ft_pipeline.steps.shared.formats_in_use import is_format_used
 from ft_pipeline.steps.shared.table_pages import (
     MATCHES_SCHEMA,
     OF_FILES,
@@ -102,6 +103,7 @@ def step_of_table(row_format: Format) -> Step:
         page=page,
         kinds=frozenset({"pandera", "parquet"}),
         code_version="10",
+        used=lambda project: is_format_used(project, row_format.name),
     )
 
 

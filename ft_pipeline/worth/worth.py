@@ -14,9 +14,10 @@ from ft_pipeline.decide.documents import ADVICE
 from ft_pipeline.errors import UserError
 from ft_pipeline.job import Job
 from ft_pipeline.page import Page, Picture, Points, Table, Words
+from ft_pipeline.project import Project
 from ft_pipeline.settings.slices import SliceSettings
 from ft_pipeline.small_plots import Lead, leads_plot
-from ft_pipeline.step import BuildContext, SpecContext, StepConfig, spec_of, step_of, write_json
+from ft_pipeline.step import BuildContext, SpecContext, StepConfig, has_result, spec_of, step_of, write_json
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.spec import Spec
 from ft_pipeline.worth.settings import MOST_GROUPS, WorthKeys
@@ -36,6 +37,11 @@ class Config(StepConfig):
     """Only of groups by slice."""
     price: float | None = None
     """`costs.label`."""
+
+
+def used(project: Project) -> bool:
+    """Return whether the settings ask for it, or did."""
+    return WorthKeys.of(project.settings).worth.by is not None or has_result(project, "worth")
 
 
 def spec(context: SpecContext) -> Spec:

@@ -15,7 +15,9 @@ import yaml
 from dagster._core.storage.tags import RUN_KEY_TAG, SCHEDULED_EXECUTION_TIME_TAG
 
 from ft_pipeline.automation.notifications import LOG
-from ft_pipeline.defs import automation
+from ft_pipeline.defs import automation, project_changes
+from ft_pipeline.defs.project_changes import Tick
+from ft_pipeline.execution.dagster_names import asset_name
 from ft_pipeline.execution.planning import steps_in_order
 from ft_pipeline.execution.resources import RESOURCES
 from ft_pipeline.project import Project
@@ -52,13 +54,10 @@ class Simulation:
     """One project and its Dagster instance; days pass by calling `next_night`."""
 
     def __init__(self, root: Path, instance: dg.DagsterInstance) -> None:
-        from ft_pipeline.definitions import defs
-
         self.project = Project(root)
         self.store = ArtifactStore(self.project.store)
         self.instance = instance
-        self.defs = defs()
-        self.repository = self.defs.get_repository_def()
+        self.load()
         self.now = FIRST_DAY
         self.sensor_cursor = ""
         self.files_cursor = ""
@@ -67,6 +66,18 @@ class Simulation:
         self.run_keys: set[str] = set()
         """Of the runs that the sensor over the raw folders started: Dagster starts each key once."""
         self.on_failure: Callable[[dg.ExecuteInProcessResult], object] = lambda failed: None
+
+    def load(self) -> None:
+        """Load the definitions, as a person does by *Reload definitions*."""
+        from ft_pipeline.definitions import defs
+
+        self.defs = defs()
+        self.repository = self.defs.get_repository_def()
+        self.graph = {asset_name(key) for key in self.defs.resolve_asset_graph().get_all_asset_keys()}
+
+    def part(self, part: Callable[[Tick], dg.SensorResult], cursor: str | None = None) -> dg.SensorResult:
+        """Evaluate a part of the sensor over the project."""
+        return part(Tick(self.instance, cursor, self.graph))
 
     def write(self, name: str, content: list[dict[str, Any]], data_format: str = "alpaca") -> Path:
         path = self.project.raw_folder(data_format) / name
@@ -105,15 +116,13 @@ class Simulation:
 
     def tick_sensor(self) -> dg.SensorResult:
         """One tick of the sensor over the raw folders."""
-        result = automation.raw_files(dg.build_sensor_context(self.instance, cursor=self.sensor_cursor))
-        assert isinstance(result, dg.SensorResult)
+        result = self.part(project_changes.raw_files, self.sensor_cursor)
         self.sensor_cursor = result.cursor or ""
         return result
 
     def tick_settings(self) -> list[str]:
         """One tick of the sensor over the settings of tables; returns the tables that it requests."""
-        result = automation.table_settings(dg.build_sensor_context(self.instance, cursor=self.settings_cursor))
-        assert isinstance(result, dg.SensorResult)
+        result = self.part(project_changes.table_settings, self.settings_cursor)
         self.settings_cursor = result.cursor or ""
         requests = result.run_requests or []
         return [key.to_user_string() for request in requests for key in request.asset_selection or []]
@@ -165,9 +174,7 @@ class Simulation:
 
     def tick_files(self) -> dg.SensorResult:
         """One tick of the sensor over the experiments, with what the daemon does with its result."""
-        with dg.build_sensor_context(self.instance, cursor=self.files_cursor) as context:
-            result = automation.experiment_files(context)
-        assert isinstance(result, dg.SensorResult)
+        result = self.part(project_changes.experiment_files, self.files_cursor)
         self.files_cursor = result.cursor or ""
         for request in result.dynamic_partitions_requests or []:
             if isinstance(request, dg.AddDynamicPartitionsRequest):

@@ -11,7 +11,7 @@ from dagster._core.definitions.data_version import CachingStaleStatusResolver
 from dagster._core.loader import LoadingContextForTest
 
 from ft_pipeline.decide.exposure import USED_UP
-from ft_pipeline.defs import automation
+from ft_pipeline.defs import project_changes
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.items import make_items
 from ft_pipeline.execution.planning import plan
@@ -234,7 +234,7 @@ def table_settings(shop: Simulation, cursor: bool = False) -> dg.SensorResult:
     """A tick of the sensor; with a cursor: the second one in the same state."""
     result: Any = None
     for _ in range(1 + cursor):
-        result = automation.table_settings(dg.build_sensor_context(shop.instance, cursor=result and result.cursor))
+        result = shop.part(project_changes.table_settings, result and result.cursor)
     return result
 
 

@@ -21,7 +21,7 @@ from dagster import DagsterEvent, DagsterEventType
 
 from ft_pipeline.automation import notifications
 from ft_pipeline.automation.nights import Night, plan_night
-from ft_pipeline.defs import automation, housekeeping
+from ft_pipeline.defs import housekeeping, project_changes
 from ft_pipeline.defs import notifications as notifying
 from ft_pipeline.defs.notifications import failures
 from ft_pipeline.errors import UserError
@@ -140,13 +140,13 @@ class SixWeeks(Month):
         for request in requests:
             self.execute(request, tonight, kind)
         self.shop.now = max(self.shop.now, tonight) + timedelta(hours=1)
-        automation.stranded_runs(dg.build_sensor_context(self.shop.instance))
+        self.shop.part(project_changes.stranded_runs)
         self.require_sound(kind, planned)
         self.shop.now = self.shop.now.replace(hour=9, minute=0)
         self.record(kind, planned)
 
     def morning(self) -> None:
-        """What the sensors do once they have time: Dagster ticks them every 20 s."""
+        """What the sensors do once they have time: Dagster ticks them every 30 s."""
         for _ in range(2):
             self.shop.tick_files()
         self.shop.settle()
@@ -179,7 +179,7 @@ class SixWeeks(Month):
             lock.touch()
             self.stand_in(experiment, until=self.draw.choice(["adapter", "scores", "comparison"]))
             self.event(run, DagsterEventType.PIPELINE_START)
-            automation.stranded_runs(dg.build_sensor_context(shop.instance))
+            shop.part(project_changes.stranded_runs)
             self.tick_failures(run, self.failure_event(run))
             return
         elif kind in {"failing training", "full disk"}:
@@ -258,7 +258,7 @@ def six_weeks(shop: Simulation, monkeypatch: pytest.MonkeyPatch) -> SixWeeks:
         def now(cls, tz: Any = None) -> datetime:
             return shop.now
 
-    for module in (notifications, notifying, automation, asset_pointers):
+    for module in (notifications, notifying, project_changes, asset_pointers):
         monkeypatch.setattr(module, "datetime", Clock)
     monkeypatch.setattr(compared_scores, "find_contaminated", lambda *arguments: {})  # stand-ins contain no rows
     monkeypatch.setattr(shutil, "disk_usage", lambda path: USAGE(1e12, 0, lived.free_gb * 1e9))

@@ -19,7 +19,7 @@ from ft_pipeline_tests.end_to_end.ui import wait_until
 
 NAMES = ("code", "daemon", "webserver", "auditors")
 HEALTH = "{ instance { daemonHealth { allDaemonStatuses { daemonType healthy } } } }"
-START = """mutation { startSensor(sensorSelector: {sensorName: "raw_files", repositoryName: "__repository__",
+START = """mutation { startSensor(sensorSelector: {sensorName: "project_changes", repositoryName: "__repository__",
     repositoryLocationName: "ft_pipeline"}) { __typename } }"""
 
 

@@ -11,7 +11,7 @@ import dagster as dg
 
 from ft_pipeline.execution.resources import RESOURCES
 from ft_pipeline.execution.step_asset import asset_of
-from ft_pipeline.step import BuildContext, SpecContext, Step
+from ft_pipeline.step import STEPS, BuildContext, SpecContext, Step
 from ft_pipeline.store.spec import Spec
 
 FOLDER = Path(sys.argv[1])
@@ -32,7 +32,8 @@ def spec(context: SpecContext) -> Spec:
     return Spec("comparison", config={"scores": (context.project.root / "scores.txt").read_text(encoding="utf-8")})
 
 
-comparison = asset_of(Step(name="comparison", stage="evaluation", about="Compares.", spec=spec, build=compare))
+STEPS["comparison"] = Step(name="comparison", stage="evaluation", about="Compares.", spec=spec, build=compare)
+comparison = asset_of(STEPS["comparison"], graph=())
 
 if __name__ == "__main__":
     with dg.DagsterInstance.ephemeral() as instance:

@@ -57,9 +57,9 @@ def test_each_project_has_its_own_graph_jobs_and_sensors(both: dg.Definitions) -
         assert of_job == {name}, "a job of one project has nothing of the host or the other"
         adapter = repository.assets_defs_by_key[dg.AssetKey([name, "adapter"])]
         assert adapter.partitions_def is not None and adapter.partitions_def.name == f"{name}_experiments"
-    assert {f"{name}_{kind}" for name in NAMES for kind in ("raw_files", "failures", "old_runs", "tables_follow")} <= {
-        sensor.name for sensor in repository.sensor_defs
-    }
+    assert {
+        f"{name}_{kind}" for name in NAMES for kind in ("project_changes", "failures", "old_runs", "tables_follow")
+    } <= {sensor.name for sensor in repository.sensor_defs}
     assert all(sensor.description for sensor in repository.sensor_defs)
     assert all(schedule.description for schedule in repository.schedule_defs)
     groups = {spec.group_name for spec in both.resolve_all_asset_specs() if spec.key.path[0] == "billing"}
@@ -85,7 +85,7 @@ def test_each_project_reads_and_writes_its_own_folder(
         (roots[1] / "experiments" / "new.yaml").write_text("technique: lora\n", encoding="utf-8")
         known = {}
         for name in NAMES:
-            sensor = repository.get_sensor_def(f"{name}_experiment_files")
+            sensor = repository.get_sensor_def(f"{name}_project_changes")
             with dg.build_sensor_context(instance, repository_def=repository) as context:
                 (request,) = sensor.evaluate_tick(context).dynamic_partitions_requests or []
             known[request.partitions_def_name] = "new" in request.partition_keys

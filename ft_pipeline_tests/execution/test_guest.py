@@ -85,7 +85,7 @@ def test_names_come_from_the_settings(tmp_path: Path) -> None:
 def test_without_settings_the_names_are_the_short_ones(tmp_path: Path) -> None:
     """A project of an older version finds what it materialized."""
     shown = definitions_of(project(tmp_path / "shop"))
-    assert "scores" in shown["keys"] and "nightly" in shown["schedules"] and "raw_files" in shown["sensors"]
+    assert "scores" in shown["keys"] and "nightly" in shown["schedules"] and "project_changes" in shown["sensors"]
     assert (shown["owners"], shown["pools"]) == (["team:ml"], ["gpu"])
     assert shown["fresh"] == []
 
@@ -148,13 +148,14 @@ def test_the_code_location_loads_without_its_volume_and_says_so(tmp_path: Path) 
     code = """
 import dagster as dg
 from ft_pipeline.definitions import defs
-from ft_pipeline.defs.automation import raw_files
+from ft_pipeline.defs.project_changes import project_changes
 
 assert len(defs().get_repository_def().asset_graph.get_all_asset_keys()) > 20
-print(raw_files(dg.build_sensor_context()).skip_message)
+with dg.DagsterInstance.ephemeral() as instance:
+    print(project_changes(())(dg.build_sensor_context(instance)).skip_reason.skip_message)
 """
     output, errors = ForkedProcess(code, FT_PROJECT=str(gone), DAGSTER_HOME=str(tmp_path)).communicate()
-    assert output.startswith(f"{gone} has no project.yaml. Name a project folder with --project"), errors
+    assert f"raw_files: {gone} has no project.yaml. Name a project folder with --project" in output, errors
 
 
 def dg_command(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -99,9 +99,10 @@ def test_experiments_do_not_overwrite_each_others_checks(project: Project, monke
         return Spec("probe", config={"name": context.experiment})
 
     fits = (CheckSpec("fits", "Fits."),)
-    probe = asset_of(
-        Step(name="probe", stage="training", about="", spec=spec, per_experiment=True, build=build, checks=fits)
+    STEPS["probe"] = Step(
+        name="probe", stage="training", about="", spec=spec, per_experiment=True, build=build, checks=fits
     )
+    probe = asset_of(STEPS["probe"], graph=())
     key = dg.AssetCheckKey(dg.AssetKey("probe"), "fits")
     with dg.DagsterInstance.ephemeral() as instance:
         add_partitions(instance, ["fails", "passes"])

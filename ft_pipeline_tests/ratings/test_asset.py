@@ -37,7 +37,7 @@ def table(project: RatedProject) -> list[dict[str, Any]]:
 
 
 def state(project: RatedProject) -> tuple[str, str]:
-    (planned,) = [step for step in plan(Project(project.root), []) if step.asset == "ratings"]
+    (planned,) = [step for step in plan(Project(project.root), [], selected=["ratings"]) if step.asset == "ratings"]
     return planned.state, planned.reason
 
 

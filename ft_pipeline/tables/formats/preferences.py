@@ -327,4 +327,5 @@ FORMAT = Format(
     comparison_texts=comparison_texts,
     pair_texts=normalized_pairs,
     also_reads=("traces",),
+    is_optional=True,
 )

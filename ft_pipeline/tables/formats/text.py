@@ -41,4 +41,5 @@ FORMAT = Format(
     checks=("too_short",),
     convert=convert_text,
     comparison_texts=comparison_texts,
+    is_optional=True,
 )
