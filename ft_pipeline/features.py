@@ -21,7 +21,7 @@ BUILT_IN = (
 """Folders of this package whose `__init__.py` has a FEATURE."""
 TABLES = {
     "export": "(project, store, model, directory, quantize, force, with_texts) → the Answer of `ft export --format`",
-    "compare": "(logs, metric) → the Answer of `ft compare --from`",
+    "compare": "(logs, metric, looks) → the Answer of `ft compare --from`",
     "launcher": "(kind, need) → the Launcher of a job that needs a device, by the value of FT_LAUNCHER",
     "copied_row": "(content, SHA-256) → whether a row of a ledger is as written or erased, by folder of the store",
     "remote": "() → the Access to files of remote sources, by the scheme of their URL",

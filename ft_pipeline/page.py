@@ -31,6 +31,17 @@ class Hidden:
 
 
 @dataclass(frozen=True)
+class Link:
+    """An address on the server of the UI, or anywhere."""
+
+    address: str
+
+
+REPORT_ADDRESS = "/report"
+"""Where the UI of `ft ui` shows the current report."""
+
+
+@dataclass(frozen=True)
 class Picture:
     """A picture of small_plots.py, in Markdown."""
 

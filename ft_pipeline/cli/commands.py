@@ -216,16 +216,20 @@ def compare(
         typer.Option("--from", help="Compare logs of other tools instead: PATH or NAME=PATH. Needs no project."),
     ] = None,
     metric: Annotated[str | None, typer.Option("--metric", help="With --from: the metric that decides.")] = None,
+    looks: Annotated[
+        Path | None, typer.Option("--looks", help="With --from: a file that counts comparisons on the same items.")
+    ] = None,
 ) -> Answer:
     """Show the comparison: every model and prompt with its scores, intervals and cost.
 
     Example: ft compare --on validation
     """
     if logs and (compare_logs := choice("compare", "logs")) is not None:
-        answer: Answer = compare_logs(logs, metric)
+        answer: Answer = compare_logs(logs, metric, looks)
         return answer
-    if metric is not None:
-        raise UserError("--metric is for logs of other tools. Name them with --from.")
+    for option, value in {"--metric": metric, "--looks": looks}.items():
+        if value is not None:
+            raise UserError(f"{option} is for logs of other tools. Name them with --from.")
     opened = project.open()
     comparison = comparison_of(_require_document(opened, "comparison"))
     store = ArtifactStore(opened.store)

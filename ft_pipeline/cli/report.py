@@ -11,9 +11,8 @@ from ft_pipeline.cli.command import Answer, command, print_answer
 from ft_pipeline.cli.display_text import plain, say_line
 from ft_pipeline.errors import UserError
 from ft_pipeline.project import Project
-from ft_pipeline.release.report.report import FILE_NAME
-from ft_pipeline.store.artifacts import Artifact, ArtifactStore
-from ft_pipeline.store.asset_pointers import AssetPointers, current_artifact
+from ft_pipeline.release.report.report import FILE_NAME, current_report
+from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.atomic_files import translate_write_errors
 
 
@@ -29,7 +28,7 @@ def report(
     Example: ft report ../comparison.html --open
     """
     store = ArtifactStore(project.store)
-    artifact = _current_report(store)
+    artifact = current_report(store)
     path = artifact.path / FILE_NAME
     if file is not None:
         if file.exists():
@@ -42,15 +41,3 @@ def report(
     print_answer(Answer(document, lambda console, shown: say_line(console, plain(shown["path"]))), as_json)
     if open_it:
         webbrowser.open(path.resolve().as_uri())
-
-
-def _current_report(store: ArtifactStore) -> Artifact:
-    """Return the report of the current comparison and champion. UserError if there is none, or if it is out of date."""
-    artifact = current_artifact(store, "report")
-    if artifact is None:
-        raise UserError("There is no report yet. Run `ft run`.")
-    for asset in artifact.inputs:
-        current = AssetPointers(store.root).read(asset)
-        if current is not None and current.fingerprint != artifact.inputs[asset][1]:
-            raise UserError(f"The report is older than the current {asset}. Run `ft run` to update it.")
-    return artifact

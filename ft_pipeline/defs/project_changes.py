@@ -42,9 +42,7 @@ def project_changes(graph: Collection[str]) -> Callable[[dg.SensorEvaluationCont
         reasons = [f"{name}: {_said(result.skip_reason)}" for name, result in results.items() if result.skip_reason]
         return dg.SensorResult(
             requests,
-            skip_reason=None
-            if requests
-            else "; ".join(reasons),
+            skip_reason=None if requests else "; ".join(reasons),
             dynamic_partitions_requests=partitions,
             cursor=json.dumps({name: result.cursor for name, result in results.items()}),
         )

@@ -23,7 +23,7 @@ from ft_pipeline.execution.page_layout import (
     with_breaks,
 )
 from ft_pipeline.lineage.artifact_index import SHOWN_DIGITS, ArtifactIndex
-from ft_pipeline.page import Columns, Grid, Hidden, Image, Lineage, Page, Picture, Points, Table, Words
+from ft_pipeline.page import Columns, Grid, Hidden, Image, Lineage, Link, Page, Picture, Points, Table, Words
 from ft_pipeline.small_plots import SHOWN_CHARACTERS
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.tables.finished_tables import FinishedTable
@@ -55,6 +55,8 @@ def _block(block: Any) -> Any:
         case Grid():
             titles = [heading.title for heading in block.headings]
             return table([dict(zip(titles, (cell.in_full for cell in row), strict=True)) for row in block.cells])
+        case Link():
+            return dg.MetadataValue.url(block.address)
         case Hidden():
             return behind_a_click(block.text)
         case Image():

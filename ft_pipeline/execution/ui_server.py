@@ -13,8 +13,10 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import dagster as dg
@@ -29,17 +31,26 @@ from dagster_webserver.cli import DEFAULT_DB_STATEMENT_TIMEOUT, DEFAULT_POOL_MAX
 from dagster_webserver.version import __version__
 from dagster_webserver.webserver import DagsterWebserver
 from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import FileResponse, PlainTextResponse, Response
+from starlette.routing import BaseRoute, Route
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.execution.instance import connect_instance
 from ft_pipeline.execution.local_requests import RequestFilter
+from ft_pipeline.page import REPORT_ADDRESS
 from ft_pipeline.project import Project
+from ft_pipeline.settings.raw_formats import RAW_FORMATS
+from ft_pipeline.sources.local_folder import has_files
+from ft_pipeline.store.artifacts import ArtifactStore
 
 HOST = "127.0.0.1"
 POLL_MILLISECONDS = 2000
 """How often a page asks for news of its assets."""
 REQUEST_SECONDS = 10
 """How long open requests may take when the server stops."""
+FOLLOW_SECONDS = 10.0
+"""How often is looked whether the project asks for other steps."""
 DAEMON_SECONDS = 60.0
 """How long the daemon may take to finish what it has begun."""
 logger = logging.getLogger("ft_pipeline.ui")
@@ -65,6 +76,21 @@ class FilteredWebserver(DagsterWebserver[WorkspaceProcessContext, WorkspaceReque
     def build_middleware(self) -> list[Middleware]:
         """Return the middleware, outermost first."""
         return [Middleware(RequestFilter, self.allowed_hosts), *super().build_middleware()]
+
+    def build_routes(self) -> list[BaseRoute]:
+        """Return the routes: that of the report, and Dagster's."""
+        return [Route(REPORT_ADDRESS, _current_report), *super().build_routes()]
+
+
+def _current_report(request: Request) -> Response:
+    """Return the current report. It has an origin of its own, so that none of its scripts can start a run."""
+    from ft_pipeline.release.report.report import FILE_NAME, current_report
+
+    try:
+        report = current_report(ArtifactStore(Project.find().store)).path / FILE_NAME
+    except UserError as error:
+        return PlainTextResponse(f"{error}\n", status_code=404)
+    return FileResponse(report, headers={"Content-Security-Policy": "sandbox allow-scripts allow-popups"})
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -128,9 +154,33 @@ def _serve(
                 server.should_exit = True
 
         threading.Thread(target=stop_with_daemon, daemon=True).start()
+        if daemon is not None:
+            threading.Thread(target=_follow_project, args=(context,), daemon=True).start()
         server.run()
     if daemon is not None and lost_daemon.is_set():
         raise UserError(f"Dagster's daemon ended with exit code {daemon.returncode}. Start the UI again.")
+
+
+def _follow_project(context: WorkspaceProcessContext) -> None:
+    """Load the definitions again when settings or files may ask for other steps."""
+    known = _what_asks_for_steps()
+    while True:
+        time.sleep(FOLLOW_SECONDS)
+        try:
+            if (now := _what_asks_for_steps()) != known:
+                for name in context.create_request_context().code_location_names:
+                    context.reload_code_location(name)
+                known = now
+        except Exception:  # a file that is half-written, or a code server that is restarted: tried again
+            logger.exception("The definitions could not be loaded again")
+
+
+def _what_asks_for_steps() -> list[Any]:
+    """Return what the graph depends on: settings, and which folders have files. No step is imported for it."""
+    project = Project.find()
+    settings = [project.root / "project.yaml", *sorted((project.root / "experiments").glob("*.yaml"))]
+    folders = [name for name in RAW_FORMATS if has_files(project.raw_folder(name))]
+    return [folders, *((path.name, path.read_bytes()) for path in settings)]
 
 
 @contextlib.contextmanager

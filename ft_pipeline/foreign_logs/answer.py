@@ -9,15 +9,20 @@ from rich.console import Console
 from ft_pipeline.cli.command import Answer
 from ft_pipeline.cli.display_sections import show_section
 from ft_pipeline.decide.comparison import MIN_CLUSTERS
-from ft_pipeline.foreign_logs.compare import compare
+from ft_pipeline.foreign_logs.compare import ERROR, compare
+from ft_pipeline.foreign_logs.looks import Looks, share_of
 from ft_pipeline.foreign_logs.readers import read_log
 from ft_pipeline.foreign_logs.scores import ModelScores
 from ft_pipeline.page import Cell, Grid, Heading, Section
 
 
-def answer_of(logs: Sequence[str], metric: str | None) -> Answer:
-    """Compare logs. Each is a path, or NAME=PATH of a log with one model. UserError if they cannot be compared."""
-    document = compare([scores for log in logs for scores in _read(log)], metric)
+def answer_of(logs: Sequence[str], metric: str | None, looks: Path | None = None) -> Answer:
+    """Compare logs. Each is a path, or NAME=PATH of a log with one model. UserError if they cannot be compared.
+
+    looks: the file that counts comparisons on the same items.
+    """
+    scores = [found for log in logs for found in _read(log)]
+    document = compare(scores, metric) if looks is None else _counted(scores, metric, Looks(looks))
 
     def show(console: Console, document: Mapping[str, Any]) -> None:
         for section in sections(document):
@@ -25,6 +30,15 @@ def answer_of(logs: Sequence[str], metric: str | None) -> Answer:
             console.print()
 
     return Answer(document, show)
+
+
+def _counted(scores: Sequence[ModelScores], metric: str | None, looks: Looks) -> dict[str, Any]:
+    """Compare with the share of the rate of errors that this look has, and count the look."""
+    compared = [metric, sorted((found.model, found.values) for found in scores)]
+    number = looks.number_of(compared)
+    document = compare(scores, metric, ERROR * share_of(number))
+    looks.record(number, compared, {"metric": document["metric"], "models": [found.model for found in scores]})
+    return {**document, "look": number}
 
 
 def _read(log: str) -> list[ModelScores]:
@@ -88,6 +102,8 @@ def _of_leads(document: Mapping[str, Any]) -> Section:
         [f"{first} over {lead['rival']}", _cell(lead), words[lead["verdict"]]] for lead in of_first
     ]
     together = f"the intervals of all {count} pairs of models hold together" if count > 1 else "95 % interval"
+    if (look := document.get("look", 1)) > 1:
+        together = f"the intervals hold together with those of {look - 1} other looks"
     title = f"Leads on the same items, of which those that are alike count once; {together}."
     return Section(title, Grid(headings, cells))
 

@@ -23,16 +23,17 @@ from ft_pipeline.foreign_logs.scores import ModelScores, is_lower_better
 from ft_pipeline.tables.clusters import cluster
 
 ERROR = 0.05
-"""The rate at which some pair of equal models is called different, at most."""
+"""The rate at which some pair of equal models is called different, at most, by all looks together."""
 POWER = 0.8
 NAMED = 3
 """Number of items that an error names."""
 
 
-def compare(logs: Sequence[ModelScores], metric: str | None = None) -> dict[str, Any]:
+def compare(logs: Sequence[ModelScores], metric: str | None = None, error: float = ERROR) -> dict[str, Any]:
     """Return the document of `ft compare --from --json`. UserError if the logs cannot be compared.
 
-    metric: one that all logs have; None: the only one.
+    metric: one that all logs have; None: the only one. error: the rate at which some pair of equal models may be called
+    different.
     """
     _require_names(logs)
     name = _metric(logs, metric)
@@ -49,7 +50,7 @@ def compare(logs: Sequence[ModelScores], metric: str | None = None) -> dict[str,
         {"model": log.model, "source": log.source, **_ends(interval(estimate)), **_repeats(log, name, items)}
         for log, estimate in zip(logs, estimates, strict=True)
     ]
-    leads = _leads(rows, estimates, Metric(name, lower, "", ""), highest, len(set(units)))
+    leads = _leads(rows, estimates, Metric(name, lower, "", ""), highest, len(set(units)), error)
     rows.sort(key=lambda row: row["value"] if lower else -row["value"])
     return {
         "metric": name,
@@ -130,10 +131,11 @@ def _leads(
     definition: Metric,
     highest: float | None,
     units: int,
+    error: float,
 ) -> list[dict[str, Any]]:
     """Return the lead of each pair, seen from the one that is ahead."""
     pairs = math.comb(len(rows), 2)
-    level = 1 - ERROR / 2 / pairs
+    level = 1 - error / 2 / pairs
     name = definition.label
     by_model = {row["model"]: {name: estimate} for row, estimate in zip(rows, estimates, strict=True)}
     found = []

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import TypeAdapter
 
 from ft_pipeline.evaluation.error_analysis.worse_answers import WorseAnswer, WorseAnswers
-from ft_pipeline.page import Hidden, Page, Table
+from ft_pipeline.page import REPORT_ADDRESS, Hidden, Link, Page, Table
 from ft_pipeline.release.report.report import FILE_NAME as REPORT
 from ft_pipeline.release.report.report import render_report
 from ft_pipeline.settings.project import ProjectSettings
@@ -65,8 +65,9 @@ def page(artifact: Artifact) -> Page:
     """What tuning made worse, and where the file is."""
     return {
         **_worse_answers(artifact),
-        "how": "ft report --open opens it. It is a single self-contained file that you can share.",
-        "report": Hidden(str(artifact.path / REPORT)),
+        "how": "The link opens it in the UI of ft ui, and ft report --open anywhere. It is a single file to share.",
+        "report": Link(REPORT_ADDRESS),
+        "file": Hidden(str(artifact.path / REPORT)),
         "megabytes": round(artifact.summary["bytes"] / 1e6, 2),
     }
 

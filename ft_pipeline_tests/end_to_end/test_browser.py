@@ -1,6 +1,7 @@
 """The UI in a real browser: the graph, *Materialize all* from a clean instance, what an asset shows, a failed check, a
 canceled run, the lineage from a score to a raw file."""
 
+import json
 import os
 import re
 import shutil
@@ -86,7 +87,7 @@ def test_nothing_on_an_assets_page_is_wider_than_its_place(ui: Ui, page: Page) -
     page.set_viewport_size({"width": 1280, "height": 900})
     nodes = ui.query("{ assetNodes { assetKey { path } assetMaterializations(limit: 1) { runId } } }")["assetNodes"]
     assets = [node["assetKey"]["path"][-1] for node in nodes if node["assetMaterializations"]]
-    assert len(assets) > 30
+    assert len(assets) > 20
     wide = {asset: too_wide(page, ui, asset) for asset in assets}
     assert page.get_by_text("Hide navigation").is_visible(), "the navigation is open"
     assert {asset: values for asset, values in wide.items() if values} == {}
@@ -104,6 +105,20 @@ def shows_picture(page: Page) -> bool:
     picture = page.locator("img[src^='data:image/svg+xml']").first
     picture.wait_for()
     return bool(picture.evaluate("image => image.decode().then(() => image.naturalWidth > 100)"))
+
+
+def test_the_report_opens_by_a_link_and_cannot_start_a_run(ui: Ui, page: Page) -> None:
+    page.goto(f"{ui.url}/assets/report", wait_until="domcontentloaded")
+    link = page.get_by_role("link", name="/report", exact=True).first
+    assert link.get_attribute("href") == "/report"
+    page.goto(f"{ui.url}/report")
+    assert "qlora" in page.locator("body").inner_text()
+    asked = """async () => {
+        const body = JSON.stringify({query: '{ version }'});
+        const headers = {'Content-Type': 'application/json'};
+        try { return (await fetch('/graphql', {method: 'POST', body, headers})).status } catch (error) { return 'refused' }
+    }"""
+    assert page.evaluate(asked) in ("refused", 403)
 
 
 def test_an_asset_shows_its_checks(ui: Ui, page: Page) -> None:
@@ -146,6 +161,26 @@ def test_training_records_its_loss_in_the_event_log(ui: Ui) -> None:
     ]
     assert losses
     assert all(entry["floatValue"] > 0 for entry in losses)
+
+
+def test_the_graph_gets_the_table_of_a_first_file_which_is_read(ui: Ui, root: Path) -> None:
+    query = "{ assetNodes { assetKey { path } assetMaterializations(limit: 1) { runId } } }"
+
+    def made() -> dict[str, bool]:
+        nodes = ui.query(query)["assetNodes"]
+        return {node["assetKey"]["path"][-1]: bool(node["assetMaterializations"]) for node in nodes}
+
+    assert "chat" not in made()
+    (root / "data" / "raw" / "chat").mkdir(exist_ok=True)
+    turns = [
+        [{"role": "user", "content": ask}, {"role": "assistant", "content": answer}]
+        for ask, answer in (("Do you sell maps of the moors?", "Yes, at the desk."), ("Which boots?", "Tall ones."))
+    ]
+    rows = "".join(json.dumps({"messages": messages}) + "\n" for messages in turns)
+    (root / "data" / "raw" / "chat" / "first.jsonl").write_text(rows, encoding="utf-8")
+    wait_until(lambda: "chat" in made(), "the graph has the table", 60)
+    wait_until(lambda: made()["chat"], "the table is made", 180)
+    assert {"raw_chat", "chat", "conversations"} <= {name for name, is_made in made().items() if is_made}
 
 
 def test_an_unreadable_file_fails_a_check_with_a_readable_reason(page: Page, tmp_path: Path) -> None:

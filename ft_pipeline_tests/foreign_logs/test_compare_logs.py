@@ -12,6 +12,7 @@ import pytest
 from ft_pipeline.errors import UserError
 from ft_pipeline.foreign_logs.answer import answer_of, verdict
 from ft_pipeline.foreign_logs.compare import compare
+from ft_pipeline.foreign_logs.looks import share_of
 from ft_pipeline.foreign_logs.readers import read_log
 from ft_pipeline.foreign_logs.scores import ModelScores, is_lower_better, number_of
 from ft_pipeline_tests.end_to_end.project import ft_here
@@ -329,3 +330,54 @@ def test_logs_that_lm_eval_wrote_get_a_verdict() -> None:
     assert (found["metric"], found["items"], found["best"]) == ("acc", 24, None)
     assert {row["model"]: round(row["value"], 4) for row in found["rows"]} == {"one": 0.3333, "two": 0.5833}
     assert found["units_are"] == "clusters of like questions"
+
+
+def compare_again(looks: Path, folder: Path, seed: int, right: float = 0.8) -> dict[str, Any]:
+    """Compare a model that is right in four of five cases with a new one."""
+    paths = []
+    for name, share, draw in (("old", 0.8, 0), ("new", right, seed)):
+        path = folder / f"{name}.csv"
+        scores = (np.random.default_rng(draw).random(400) < share).astype(int)
+        lines = [f"{item},{name},{score}" for item, score in enumerate(scores)]
+        path.write_text("\n".join(["item,model,score", *lines]), encoding="utf-8")
+        paths.append(str(path))
+    return answer_of(paths, None, looks).document
+
+
+def test_each_look_at_other_scores_has_less_of_the_rate_of_errors(tmp_path: Path) -> None:
+    looks = tmp_path / "looks.jsonl"
+    found = [compare_again(looks, tmp_path, seed) for seed in range(1, 4)]
+    assert [document["look"] for document in found] == [1, 2, 3]
+    widths = [lead["high"] - lead["low"] for document in found for lead in document["leads"]]
+    assert widths == sorted(widths)
+    assert compare_again(looks, tmp_path, 1)["look"] == 1, "the same scores are the same look"
+    assert len(looks.read_text(encoding="utf-8").splitlines()) == 3
+    assert sum(share_of(look) for look in range(1, 10_000)) <= 1
+
+
+def test_a_file_of_looks_that_was_changed_is_refused(tmp_path: Path) -> None:
+    looks = tmp_path / "looks.jsonl"
+    for seed in range(1, 4):
+        compare_again(looks, tmp_path, seed)
+    lines = looks.read_text(encoding="utf-8").splitlines()
+    for kept in (lines[1:], [lines[0], lines[2]], [lines[0].replace("score", "other"), *lines[1:]], ["", *lines]):
+        looks.write_text("\n".join(kept), encoding="utf-8")
+        with pytest.raises(UserError, match=r"looks.jsonl: line . is not as it was written. Restore the file from"):
+            compare_again(looks, tmp_path, 9)
+
+
+@pytest.mark.long
+def test_looks_together_rarely_call_equal_models_different(tmp_path: Path) -> None:
+    """An opponent who compares until a lead is shown. Without the file, the rate would be some 25 %."""
+    worlds, named = 200, {True: 0, False: 0}
+    for world in range(worlds):
+        draw = np.random.default_rng(world)
+        tries = [(draw.random((200, 2)) < 0.7).astype(float) for _ in range(10)]
+        for counts in (True, False):
+            errors = [0.05 * share_of(look) if counts else 0.05 for look in range(1, 11)]
+            named[counts] += any(
+                compare([log("a", scores[:, 0]), log("b", scores[:, 1])], error=error)["best"] is not None
+                for scores, error in zip(tries, errors, strict=True)
+            )
+    assert named[True] / worlds <= 0.05 + 3 * (0.05 * 0.95 / worlds) ** 0.5
+    assert named[False] / worlds >= 0.2, "the opponent is one"

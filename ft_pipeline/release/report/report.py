@@ -14,6 +14,7 @@ from ft_pipeline.decide.first_screen import lights, risks
 from ft_pipeline.decide.plots import change_picture
 from ft_pipeline.decide.requirements import Requirements
 from ft_pipeline.decide.screened_out import screened_out
+from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.comparison.deciding_metric import SECOND_KEY
 from ft_pipeline.evaluation.comparison.estimates import item_gains
 from ft_pipeline.evaluation.comparison.result_records import Changes
@@ -34,6 +35,7 @@ from ft_pipeline.release.report.leads import lead_plot
 from ft_pipeline.release.report.scores import data_uri, further_section, score_values, searches
 from ft_pipeline.release.report.verdicts import Verdicts
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
+from ft_pipeline.store.asset_pointers import AssetPointers, current_artifact
 
 TEMPLATE_NAME = "report.html.jinja"
 FILE_NAME = "report.html"
@@ -69,6 +71,18 @@ KIND_TEXTS = {
     "classifier": "without a language model: words and characters of the question choose among the training answers",
 }
 """By the kind of the row. For `prompt` see _TemplateValues._describe_prompt."""
+
+
+def current_report(store: ArtifactStore) -> Artifact:
+    """Return the report of the current comparison and champion. UserError if there is none, or if it is out of date."""
+    artifact = current_artifact(store, "report")
+    if artifact is None:
+        raise UserError("There is no report yet. Run `ft run`.")
+    for asset in artifact.inputs:
+        current = AssetPointers(store.root).read(asset)
+        if current is not None and current.fingerprint != artifact.inputs[asset][1]:
+            raise UserError(f"The report is older than the current {asset}. Run `ft run` to update it.")
+    return artifact
 
 
 def render_report(
