@@ -50,7 +50,7 @@ def test_the_readme_counts_assets_checks_and_sensors() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert f": {len(assets)} assets in {len({each['stage'] for each in assets.values()})} groups" in readme
     assert f"| asset checks | {sum(len(each['checks']) for each in assets.values())};" in readme
-    assert len(names["sensors"]) == 10 and "Ten sensors and a nightly schedule" in readme
+    assert len(names["sensors"]) == 7 and "Seven sensors and a nightly schedule" in readme
 
 
 @pytest.mark.parametrize("path", [ROOT / "project.yaml", *committed("experiments/*.yaml")], ids=str)
