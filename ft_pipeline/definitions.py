@@ -21,7 +21,7 @@ def defs() -> dg.Definitions:
 
 def of_served_project() -> dg.Definitions:
     """Return the definitions of the project that is served, but for the executor, which the code location chooses."""
-    from ft_pipeline.defs.steps import graph_of_project
+    from ft_pipeline.execution.graph import graph_of_project
 
     return _of_graph(graph_of_project())
 
@@ -29,7 +29,7 @@ def of_served_project() -> dg.Definitions:
 def of_all_steps() -> dg.Definitions:
     """Return the definitions with every step, whether the project asks for it or not: a command may run any."""
     from ft_pipeline.defs import executor
-    from ft_pipeline.defs.steps import whole_graph
+    from ft_pipeline.execution.graph import whole_graph
 
     return dg.Definitions.merge(_of_graph(whole_graph()), executor.definitions())
 

@@ -14,7 +14,8 @@ from ft_pipeline.cli.display_progress import live_progress
 from ft_pipeline.cli.display_tables import new_table
 from ft_pipeline.cli.display_text import plain, say
 from ft_pipeline.cli.plan_steps import Counted, PlannedPart, assets_to_count, count_rows, parts_of
-from ft_pipeline.execution.run import load_steps, run_up_to
+from ft_pipeline.execution.graph import load_steps
+from ft_pipeline.execution.run import run_up_to
 from ft_pipeline.execution.workers.gpus import visible_gpus
 from ft_pipeline.pace import format_duration
 from ft_pipeline.project import Project

@@ -1,7 +1,6 @@
 """The assets: of every step, from the raw files to the report, and those of features."""
 
 from collections.abc import Collection
-from importlib import import_module
 from pkgutil import resolve_name
 from typing import Any
 
@@ -9,11 +8,9 @@ from dagster import AssetsDefinition
 from dagster import AutomationCondition as Condition
 
 from ft_pipeline import features
-from ft_pipeline.errors import UserError
 from ft_pipeline.execution.step_asset import asset_of
-from ft_pipeline.project import Project
-from ft_pipeline.step import STEPS, used_steps
-from ft_pipeline.steps import load_step, modules, raw, tables
+from ft_pipeline.step import STEPS
+from ft_pipeline.steps import tables
 
 FAILED_BEFORE_TODAY = Condition.execution_failed() & Condition.cron_tick_passed("0 0 * * *")
 """As with snapshots, a run that failed (a full disk, a power cut) is repeated the next day (UTC), not at each tick."""
@@ -50,35 +47,6 @@ AUTOMATION = {step.name: FOLLOW_SOUND_INPUTS for step in tables.STEPS} | {
     "quarantine": FOLLOW_ALL_INPUTS,
 }
 """When an asset is materialized automatically. The others never are."""
-
-
-def load_steps() -> None:
-    """Fill STEPS. A plan lists steps that are ready at the same time in this order: by stage."""
-    steps = (*raw.STEPS, *tables.STEPS, *map(load_step, modules()))
-    STEPS.update({step.name: step for step in sorted(steps, key=lambda step: step.stage)})
-
-
-def graph_of_project() -> set[str]:
-    """Return the assets that the graph of the served project has: those that its settings and files ask for."""
-    load_steps()
-    try:
-        project = Project.find()
-        others = {name for name, target in features.assets().items() if _is_used(target, project)}
-    except UserError:  # every run reports that error
-        return whole_graph()
-    return used_steps(project) | others
-
-
-def whole_graph() -> set[str]:
-    """Return the assets of all steps."""
-    load_steps()
-    return {*STEPS, *features.assets()}
-
-
-def _is_used(target: str, project: Project) -> bool:
-    """Return whether a project has an asset of a feature that is no step."""
-    is_used: bool = import_module(target.partition(":")[0]).used(project)
-    return is_used
 
 
 def assets(graph: Collection[str]) -> list[AssetsDefinition]:

@@ -5,8 +5,9 @@ from typing import Any
 
 from ft_pipeline.decide.comparison import Comparison
 from ft_pipeline.errors import UserError
+from ft_pipeline.execution.graph import load_steps
 from ft_pipeline.execution.planning import PlannedStep, plan
-from ft_pipeline.execution.run import current_comparison, load_steps
+from ft_pipeline.execution.run import current_comparison
 from ft_pipeline.project import Project
 
 

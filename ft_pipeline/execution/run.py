@@ -18,9 +18,10 @@ from ft_pipeline.errors import UserError
 from ft_pipeline.events import StepEvent, listening
 from ft_pipeline.execution.dagster_names import STARTED_BY, asset_of_step, project_tag
 from ft_pipeline.execution.device_pool import set_default_limit
+from ft_pipeline.execution.graph import load_steps
 from ft_pipeline.execution.instance import open_instance
 from ft_pipeline.execution.interrupts import noting_interrupts
-from ft_pipeline.execution.local_runs import NO_CONSOLE_LOG, definitions, execute_everything
+from ft_pipeline.execution.local_runs import NO_CONSOLE_LOG, execute_everything
 from ft_pipeline.execution.orphaned_runs import end_orphaned_runs
 from ft_pipeline.execution.partitions import add_partitions
 from ft_pipeline.execution.planning import PlannedStep, plan, steps_in_order
@@ -284,12 +285,6 @@ def current_comparison(project: Project) -> Comparison | None:
     """The current comparison; None if there is none."""
     document = current_document(project.store, "comparison")
     return comparison_of(document) if document else None
-
-
-def load_steps() -> None:
-    """Load the definitions, which fill STEPS. They can be imported only after the project folder is known."""
-    if not STEPS:
-        definitions()
 
 
 def _selected_experiments(request: RunRequest) -> list[str]:

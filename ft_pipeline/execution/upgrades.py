@@ -4,8 +4,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from ft_pipeline.errors import UserError
+from ft_pipeline.execution.graph import load_steps
 from ft_pipeline.execution.planning import PlannedStep, plan
-from ft_pipeline.execution.run import load_steps
 from ft_pipeline.execution.spec_differences import Difference, describe, differences
 from ft_pipeline.project import Project
 from ft_pipeline.step import STEPS, MissingInput, SpecContext, planned_spec

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.tuned_variants import without_variant
 from ft_pipeline.execution.build import build_artifact
-from ft_pipeline.execution.run import RELEASE, RunRequest, load_steps, plan_run, run
+from ft_pipeline.execution.graph import load_steps
+from ft_pipeline.execution.run import RELEASE, RunRequest, plan_run, run
 from ft_pipeline.gguf.scored_files import ScoredFiles
 from ft_pipeline.gguf.settings import DEFAULT_GGUF_TYPE, ExperimentKeys, in_order
 from ft_pipeline.project import Project

@@ -18,9 +18,9 @@ from dagster._core.errors import DagsterUserCodeUnreachableError
 from dagster._grpc.client import DagsterGrpcClient
 
 from ft_pipeline import scaffold
+from ft_pipeline.execution.graph import load_steps
 from ft_pipeline.execution.machines import limit_run_time
 from ft_pipeline.execution.pods import pod_configs
-from ft_pipeline.execution.run import load_steps
 from ft_pipeline.project import Project
 from ft_pipeline.step import STEPS
 from ft_pipeline.store.artifacts import ArtifactStore

@@ -18,7 +18,8 @@ import pytest
 
 from ft_pipeline import scaffold
 from ft_pipeline.errors import UserError
-from ft_pipeline.execution.run import RunRequest, load_steps, run
+from ft_pipeline.execution.graph import load_steps
+from ft_pipeline.execution.run import RunRequest, run
 from ft_pipeline.execution.workers.device_leases import device_locks
 from ft_pipeline.execution.workers.device_line import device_uses
 from ft_pipeline.project import Project
