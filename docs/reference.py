@@ -140,8 +140,8 @@ rows test rows, as in every sidecar. S3 needs `pip install 'ft-pipeline[s3]'`; `
 that speaks its protocol. `HF_ENDPOINT` names another hub. The suffix of the remote file decides about CSV and Parquet.
 
 **When the network is used.** Materializing `raw_FORMAT` downloads what is new. Before that, it asks each source that is
-not pinned for its revision. The sensor `project_changes` asks, too, every 15 minutes. A pinned source is never asked again.
-Plans (`ft run --plan`) read what is recorded in data/store/sources, and work without a network. `ft run` does not ask a
+not pinned for its revision. The sensor `project_changes` asks, too, every 15 minutes. A pinned source is never asked
+again. Plans (`ft run --plan`) read what is recorded in data/store/sources, and work without a network. `ft run` asks no
 source of its own accord: `ft run --select raw_FORMAT --force` does. Check a source with `ft validate support.yaml
 --format FORMAT`: the file is downloaded into a temporary folder.
 

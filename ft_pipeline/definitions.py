@@ -1,8 +1,10 @@
 """The entry point that Dagster loads (workspace.yaml, dg.toml), and the definitions of any project."""
 
-from collections.abc import Collection
+from collections.abc import Set
+from functools import cache
 
 import dagster as dg
+from dagster._core.definitions.definitions_load_context import StateBackedDefinitionsLoader
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.supported_systems import unsupported_system_message
@@ -21,20 +23,43 @@ def defs() -> dg.Definitions:
 
 def of_served_project() -> dg.Definitions:
     """Return the definitions of the project that is served, but for the executor, which the code location chooses."""
+    return _ServedProject().build_defs()
+
+
+class _ServedProject(StateBackedDefinitionsLoader[list[str]]):
+    """The graph that the code location loaded, in each process of a run: what the run makes may change what the project
+    uses."""
+
+    @property
+    def defs_key(self) -> str:
+        """Return a key that each project of a code location has to itself."""
+        from ft_pipeline.execution.dagster_names import asset_key
+
+        return f"ft_pipeline/{asset_key('graph').to_user_string()}"
+
+    def fetch_state(self) -> list[str]:
+        from ft_pipeline.execution.graph import graph_of_project
+
+        return sorted(graph_of_project())
+
+    def defs_from_state(self, state: list[str]) -> dg.Definitions:
+        return _of_graph({*state})
+
+
+def of_run(assets: Set[str]) -> dg.Definitions:
+    """Return the definitions of the project with further assets: a command may run one that the project does not use.
+    Those that neither uses are no dependencies of the run, as in the UI."""
     from ft_pipeline.execution.graph import graph_of_project
 
-    return _of_graph(graph_of_project())
+    return _once_of_graph(frozenset(graph_of_project() | assets))
 
 
-def of_all_steps() -> dg.Definitions:
-    """Return the definitions with every step, whether the project asks for it or not: a command may run any."""
-    from ft_pipeline.defs import executor
-    from ft_pipeline.execution.graph import whole_graph
-
-    return dg.Definitions.merge(_of_graph(whole_graph()), executor.definitions())
+@cache
+def _once_of_graph(graph: frozenset[str]) -> dg.Definitions:
+    return _of_graph(graph)
 
 
-def _of_graph(graph: Collection[str]) -> dg.Definitions:
+def _of_graph(graph: Set[str]) -> dg.Definitions:
     from ft_pipeline.defs import automation, housekeeping, notifications
     from ft_pipeline.defs.steps import assets
     from ft_pipeline.execution.resources import RESOURCES

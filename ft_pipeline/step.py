@@ -264,7 +264,7 @@ def step_of(module: str, **facts: Any) -> Step:
 
 
 STEPS: dict[str, Step] = {}
-"""Every step by the name of its asset, in the order of the stages. Loading ft_pipeline/defs fills it."""
+"""Every step by the name of its asset, in the order of the stages. execution/graph.py fills it."""
 
 
 def used_steps(project: Project) -> set[str]:

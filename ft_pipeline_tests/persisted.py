@@ -49,7 +49,7 @@ RECORDS = {
 def collect() -> dict[str, Any]:
     """Return names and golden values as plain JSON. Builds the tables of the worked example in a temporary project."""
     with tempfile.TemporaryDirectory() as scratch, _project(Path(scratch) / "shop") as project:
-        from ft_pipeline.definitions import of_all_steps
+        from ft_pipeline_tests.graph import of_all_steps
 
         definitions = of_all_steps()
         return {

@@ -46,8 +46,8 @@ def steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict:
     """The steps of a new project, which is open."""
     root = scaffold.create(tmp_path / "shop", example=True)
     monkeypatch.setenv("FT_PROJECT", str(root))
-    from ft_pipeline.definitions import of_all_steps
     from ft_pipeline.step import STEPS
+    from ft_pipeline_tests.graph import of_all_steps
 
     of_all_steps()
     return STEPS

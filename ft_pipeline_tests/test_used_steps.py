@@ -5,15 +5,18 @@ from pathlib import Path
 import dagster as dg
 import pytest
 import yaml
+from dagster._core.definitions.definitions_load_context import DefinitionsLoadContext, DefinitionsLoadType
+from dagster._core.definitions.repository_definition import RepositoryLoadData
 
 from ft_pipeline import scaffold
-from ft_pipeline.definitions import of_all_steps, of_served_project
+from ft_pipeline.definitions import of_served_project
 from ft_pipeline.execution.planning import plan
 from ft_pipeline.project import Project, serving
 from ft_pipeline.step import STEPS, used_steps
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.asset_pointers import AssetPointers
 from ft_pipeline.store.spec import Spec
+from ft_pipeline_tests.graph import of_all_steps
 
 OFF = {"gguf", "gguf_scores", "judgements", "ratings", "searched_prompt", "worth", "inbox"}
 OPTIONAL = {"chat", "traces", "text", "preferences", "feedback"}
@@ -94,6 +97,20 @@ def test_a_result_keeps_a_step_until_it_is_empty(project: Project) -> None:
     assert {"gguf", "gguf_scores"} <= used_steps(project)
     commit(project, "gguf", name, is_empty=True)
     assert not {"gguf", "gguf_scores"} & used_steps(project)
+
+
+def test_a_run_keeps_the_graph_that_was_loaded(project: Project) -> None:
+    """What it makes would remove a step that is still to come."""
+    of_all_steps()
+    (name, *_) = project.experiment_names()
+    commit(project, "gguf", name)
+    with serving(project.root):
+        loaded = of_served_project().metadata or {}
+    commit(project, "gguf", name, is_empty=True)
+    assert "gguf_scores" not in graph(project)
+    data = RepositoryLoadData({}, reconstruction_metadata=loaded)
+    with DefinitionsLoadContext.scoped(DefinitionsLoadContext(DefinitionsLoadType.RECONSTRUCTION, data)):
+        assert {"gguf", "gguf_scores"} <= graph(project).keys()
 
 
 def test_a_folder_whose_files_are_gone_is_read_once_more(project: Project) -> None:

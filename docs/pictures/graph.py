@@ -111,9 +111,10 @@ def _sentence(names: Mapping[str, Sequence[str]]) -> str:
 
 def definitions() -> Any:
     """Return the definitions of the package, with every step."""
-    from ft_pipeline.definitions import of_all_steps
+    from ft_pipeline.definitions import of_run
+    from ft_pipeline.execution.graph import whole_graph
 
-    return of_all_steps()
+    return of_run(whole_graph())
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 A folder is read after it has not changed for one polling interval, so that a file that is being copied is not read
 half-written. Its snapshot must have been materialized before, because the automation starts only what a user has run.
-The first file of a format that was not used is an exception: the graph gets its assets only then.
+A format that the project did not use when its tables were made is an exception: the graph gets its assets only then.
 
 Remote files that are not pinned are asked for a new revision every 15 minutes (sources/fetch.py). After ten
 seconds of asking, the rest is left for the next check.
@@ -17,13 +17,13 @@ from ft_pipeline.errors import UserError, first_line
 from ft_pipeline.project import Project
 from ft_pipeline.sources.declaration import RemoteSource
 from ft_pipeline.sources.fetch import look_for_revision
-from ft_pipeline.sources.local_folder import folder_stamp, has_files, last_written, remote_sources
+from ft_pipeline.sources.local_folder import folder_stamp, last_written, remote_sources
 from ft_pipeline.sources.records import SourceRecords
 from ft_pipeline.step import STEPS, SpecContext, planned_spec
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.asset_pointers import AssetPointers, Pointer
 from ft_pipeline.store.hashing import sha256_of_json
-from ft_pipeline.tables.formats.registry import FORMATS, OPTIONAL
+from ft_pipeline.tables.formats.registry import FORMATS
 
 MAX_ASKING_SECONDS = 10
 """Time after which a check asks no other remote source. Dagster ends a sensor that takes a minute."""
@@ -40,7 +40,8 @@ class RawChanges:
     changed: dict[str, str]
     """Snapshot asset that is out of date → a key that identifies this change."""
     new: dict[str, list[str]]
-    """Key that identifies the first files of a folder → what is materialized of it: the snapshot and its tables."""
+    """Key that identifies the first snapshot of a folder → what is materialized of it, too. Tables that nobody has run
+    yet are new, so that no automation follows for them."""
     notes: list[str]
     """What the check waits for, and why."""
 
@@ -57,7 +58,7 @@ def find_raw_changes(project: Project, previous: Mapping[str, str]) -> RawChange
         asset = f"raw_{data_format}"
         stamps[data_format] = folder_stamp(project.raw_folder(data_format))
         pointer, folder = AssetPointers(store.root).read(asset), project.raw_folder(data_format)
-        if pointer is None and not _is_first_file(store, data_format, folder):
+        if not (_is_new(store, project, asset) if pointer is None else STEPS[asset].is_used(project)):
             continue
         sources = remote_sources(folder)
         notes += [f"{asset}: {note}" for note in _look_for_revisions(sources.values(), store.root, asking_ends)]
@@ -68,7 +69,7 @@ def find_raw_changes(project: Project, previous: Mapping[str, str]) -> RawChange
             notes.append(f"{asset}: {observation}, waiting until there are no more changes")
             continue
         if pointer is None:
-            new[f"first files of {asset}, {stamps[data_format]}"] = _of_first_files(project, data_format)
+            new[f"first {asset}, {stamps[data_format]}"] = [asset, data_format, "conversations", "quarantine"]
             continue
         state = f"{stamps[data_format]} {pointer.fingerprint} {pointer.when} {STEPS[asset].code_version}"
         if sources:
@@ -88,17 +89,9 @@ def find_raw_changes(project: Project, previous: Mapping[str, str]) -> RawChange
     return RawChanges(stamps, settled, changed, new, notes)
 
 
-def _is_first_file(store: ArtifactStore, data_format: str, folder: Path) -> bool:
-    """Return whether a folder has files that the project did not have when its tables were made."""
-    return data_format in OPTIONAL and has_files(folder) and AssetPointers(store.root).read("conversations") is not None
-
-
-def _of_first_files(project: Project, data_format: str) -> list[str]:
-    """Return what is materialized of the first files of a folder. Tables that nobody has run yet are new, so that no
-    automation follows for them."""
-    tables = [name for name, each in FORMATS.items() if data_format in (name, *each.also_reads)]
-    wanted = [name for name in tables if STEPS[name].is_used(project)]
-    return [f"raw_{data_format}", *wanted, "conversations", "quarantine"]
+def _is_new(store: ArtifactStore, project: Project, asset: str) -> bool:
+    """Return whether files or settings ask for a snapshot since the project's tables were made."""
+    return AssetPointers(store.root).read("conversations") is not None and STEPS[asset].is_used(project)
 
 
 def _look_for_revisions(sources: Iterable[RemoteSource], store: Path, asking_ends: float) -> list[str]:

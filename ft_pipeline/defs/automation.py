@@ -4,7 +4,7 @@ Paid or heavy work (the teacher, training, evaluation) runs only in a retraining
 default, or in a run that a user starts.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Sequence, Set
 from datetime import UTC
 from typing import Any
 
@@ -29,7 +29,7 @@ RETRAINING = "retraining"
 """The name of the job of `nightly`, without the project's prefix."""
 
 
-def definitions(graph: Collection[str]) -> dg.Definitions:
+def definitions(graph: Set[str]) -> dg.Definitions:
     """Return the jobs of a graph, and what starts them. The same steps of another project in the code location are not
     meant."""
     retraining, everything = _job(graph, RETRAINING, RETRAINED_STAGES), _job(graph, EVERYTHING)

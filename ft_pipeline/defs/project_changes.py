@@ -1,7 +1,7 @@
 """The sensor that follows the files of a project: raw rows, settings, experiments, and runs whose process died."""
 
 import json
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Set
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -26,11 +26,11 @@ class Tick:
     instance: dg.DagsterInstance
     cursor: str | None
     """What the part remembered at the last tick."""
-    graph: Collection[str]
+    graph: Set[str]
     """The assets of the definitions that are loaded."""
 
 
-def project_changes(graph: Collection[str]) -> Callable[[dg.SensorEvaluationContext], dg.SensorResult]:
+def project_changes(graph: Set[str]) -> Callable[[dg.SensorEvaluationContext], dg.SensorResult]:
     """Return the function of the sensor. graph: the assets of the definitions."""
 
     def project_changes(context: dg.SensorEvaluationContext) -> dg.SensorResult:
@@ -54,7 +54,7 @@ def _result_of(
     part: Callable[[Tick], dg.SensorResult],
     context: dg.SensorEvaluationContext,
     cursors: dict[str, str | None],
-    graph: Collection[str],
+    graph: Set[str],
 ) -> dg.SensorResult:
     """Return what a part found. An error of one part, of any type, is only that one's reason."""
     cursor = cursors.get(part.__name__)
@@ -100,16 +100,14 @@ def raw_files(tick: Tick) -> dg.SensorResult:
     """Snapshot the folders of data/raw whose content changed. A touched file with the same bytes changes nothing."""
     changes = find_raw_changes(Project.find(), json.loads(tick.cursor or "{}"))
     cursor = json.dumps(changes.stamps | changes.settled)
-    requested = dict.fromkeys([*changes.changed, *(name for names in changes.new.values() for name in names)])
-    missing = [name for name in requested if name not in tick.graph]
-    keys = [*changes.changed.values(), *changes.new]
-    if missing:
-        reason = f"{', '.join(missing)}: not in the loaded graph yet. Press Reload definitions."
-        return dg.SensorResult(skip_reason=reason, cursor=cursor)
-    if not keys:
-        return dg.SensorResult(skip_reason="; ".join(changes.notes) or "no file changed", cursor=cursor)
+    wanted = {key: [asset] for asset, key in changes.changed.items()} | changes.new
+    loaded = {key: names for key, names in wanted.items() if tick.graph >= {*names}}
+    if not loaded:
+        notes = [f"{names[0]} is not in the loaded graph: press Reload definitions" for names in wanted.values()]
+        return dg.SensorResult(skip_reason="; ".join([*notes, *changes.notes]) or "no file changed", cursor=cursor)
+    requested = dict.fromkeys(name for names in loaded.values() for name in names)
     today = datetime.now(UTC).date().isoformat()  # a failed snapshot is retried the next day
-    request = dg.RunRequest(run_key=f"{'; '.join(keys)} on {today}", asset_selection=asset_keys(requested))
+    request = dg.RunRequest(run_key=f"{'; '.join(loaded)} on {today}", asset_selection=asset_keys(requested))
     return dg.SensorResult([request], cursor=cursor)
 
 

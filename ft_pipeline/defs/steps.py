@@ -8,6 +8,7 @@ from dagster import AssetsDefinition
 from dagster import AutomationCondition as Condition
 
 from ft_pipeline import features
+from ft_pipeline.execution.graph import load_steps
 from ft_pipeline.execution.step_asset import asset_of
 from ft_pipeline.step import STEPS
 from ft_pipeline.steps import tables
@@ -51,6 +52,7 @@ AUTOMATION = {step.name: FOLLOW_SOUND_INPUTS for step in tables.STEPS} | {
 
 def assets(graph: Collection[str]) -> list[AssetsDefinition]:
     """Return the assets of a graph."""
+    load_steps()
     of_steps = [asset_of(step, graph, AUTOMATION.get(name)) for name, step in STEPS.items() if name in graph]
     others = (target for name, target in features.assets().items() if name in graph)
     return [*of_steps, *(resolve_name(target)() for target in others)]

@@ -7,7 +7,6 @@ them again.
 import contextlib
 import uuid
 from collections.abc import Collection, Mapping
-from functools import cache
 from importlib import import_module
 
 import dagster as dg
@@ -36,12 +35,6 @@ EVERYTHING = "everything"
 NO_CONSOLE_LOG = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
-@cache
-def definitions() -> dg.Definitions:
-    """Load the definitions of all steps. They can be imported only after the project folder is known."""
-    return import_module(DEFINITIONS).of_all_steps()
-
-
 def execute_everything(
     instance: dg.DagsterInstance,
     project: Project,
@@ -54,7 +47,8 @@ def execute_everything(
     The run is locked before it exists, so that at no moment it is under way without a lock (orphaned_runs.py).
     """
     keys = frozenset(asset_keys(assets))
-    job = definitions().resolve_job_def(prefixed(EVERYTHING)).with_executor_def(dg.in_process_executor)
+    definitions = import_module(DEFINITIONS).of_run(set(assets))  # can be imported once the project folder is known
+    job = definitions.resolve_job_def(prefixed(EVERYTHING)).with_executor_def(dg.in_process_executor)
     run_id = str(uuid.uuid4())
     lock_new_run(project.store, run_id)
     partition = {PARTITION: experiment} if experiment is not None else {}

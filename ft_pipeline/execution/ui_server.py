@@ -40,8 +40,6 @@ from ft_pipeline.execution.instance import connect_instance
 from ft_pipeline.execution.local_requests import RequestFilter
 from ft_pipeline.page import REPORT_ADDRESS
 from ft_pipeline.project import Project
-from ft_pipeline.settings.raw_formats import RAW_FORMATS
-from ft_pipeline.sources.local_folder import has_files
 from ft_pipeline.store.artifacts import ArtifactStore
 
 HOST = "127.0.0.1"
@@ -90,7 +88,8 @@ def _current_report(request: Request) -> Response:
         report = current_report(ArtifactStore(Project.find().store)).path / FILE_NAME
     except UserError as error:
         return PlainTextResponse(f"{error}\n", status_code=404)
-    return FileResponse(report, headers={"Content-Security-Policy": "sandbox allow-scripts allow-popups"})
+    sandbox = {"Content-Security-Policy": "sandbox allow-scripts allow-popups", "Cache-Control": "no-store"}
+    return FileResponse(report, headers=sandbox)
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -162,25 +161,28 @@ def _serve(
 
 
 def _follow_project(context: WorkspaceProcessContext) -> None:
-    """Load the definitions again when settings or files may ask for other steps."""
-    known = _what_asks_for_steps()
+    """Load the definitions again when settings change, or when the project uses other steps."""
+    known: list[Any] | None = None
     while True:
-        time.sleep(FOLLOW_SECONDS)
         try:
-            if (now := _what_asks_for_steps()) != known:
+            now = _definitions_depend_on()
+            if known is None:
+                known = now
+            if now != known:
                 for name in context.create_request_context().code_location_names:
                     context.reload_code_location(name)
                 known = now
         except Exception:  # a file that is half-written, or a code server that is restarted: tried again
-            logger.exception("The definitions could not be loaded again")
+            logger.warning("The definitions could not be loaded again", exc_info=True)
+        time.sleep(FOLLOW_SECONDS)
 
 
-def _what_asks_for_steps() -> list[Any]:
-    """Return what the graph depends on: settings, and which folders have files. No step is imported for it."""
-    project = Project.find()
-    settings = [project.root / "project.yaml", *sorted((project.root / "experiments").glob("*.yaml"))]
-    folders = [name for name in RAW_FORMATS if has_files(project.raw_folder(name))]
-    return [folders, *((path.name, path.read_bytes()) for path in settings)]
+def _definitions_depend_on() -> list[Any]:
+    from ft_pipeline.execution.graph import graph_of_project
+
+    root = Project.find().root
+    settings = [root / "project.yaml", *sorted((root / "experiments").glob("*.yaml"))]
+    return [graph_of_project(), *((path.name, path.read_bytes()) for path in settings if path.is_file())]
 
 
 @contextlib.contextmanager

@@ -34,7 +34,7 @@ def answer_of(logs: Sequence[str], metric: str | None, looks: Path | None = None
 
 def _counted(scores: Sequence[ModelScores], metric: str | None, looks: Looks) -> dict[str, Any]:
     """Compare with the share of the rate of errors that this look has, and count the look."""
-    compared = [metric, sorted((found.model, found.values) for found in scores)]
+    compared = [metric, sorted(([found.model, found.values] for found in scores), key=lambda pair: str(pair[0]))]
     number = looks.number_of(compared)
     document = compare(scores, metric, ERROR * share_of(number))
     looks.record(number, compared, {"metric": document["metric"], "models": [found.model for found in scores]})
@@ -102,8 +102,8 @@ def _of_leads(document: Mapping[str, Any]) -> Section:
         [f"{first} over {lead['rival']}", _cell(lead), words[lead["verdict"]]] for lead in of_first
     ]
     together = f"the intervals of all {count} pairs of models hold together" if count > 1 else "95 % interval"
-    if (look := document.get("look", 1)) > 1:
-        together = f"the intervals hold together with those of {look - 1} other looks"
+    if "look" in document:
+        together = f"the intervals hold together with those of all looks; this is number {document['look']}"
     title = f"Leads on the same items, of which those that are alike count once; {together}."
     return Section(title, Grid(headings, cells))
 

@@ -1,7 +1,8 @@
 """A file that counts the comparisons on the same items: who compares again and again finds a lead by luck.
 
 Of the rate of errors, the t-th look gets 1 / (t (t + 1)). All looks together get 1 (a telescoping sum; alpha spending).
-Each line of the file has the hash of the line before it, so that a changed or removed one is found.
+Each line of the file has the hash of the line before it, so that a changed or removed one before
+the last is found.
 """
 
 import json
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ft_pipeline.errors import UserError
+from ft_pipeline.store.atomic_files import translate_write_errors
 from ft_pipeline.store.hashing import canonical_json, sha256_of_json
 
 KEYS = ("look", "compared", "previous")
@@ -27,7 +29,13 @@ class Looks:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._lines = path.read_bytes().splitlines() if path.exists() else []
+        try:
+            content = path.read_bytes() if path.exists() else b""
+        except OSError as error:
+            raise UserError(f"{path} cannot be read: {error.strerror}. Name a file.") from None
+        self._lines = content.splitlines()
+        if content and not content.endswith(b"\n"):
+            raise UserError(f"{path}: the last line has no end. Restore the file from a copy.")
         self._looks = [self._read(number) for number in range(len(self._lines))]
 
     def _read(self, at: int) -> Mapping[str, Any]:
@@ -54,5 +62,5 @@ class Looks:
             return
         when = datetime.now(UTC).isoformat(timespec="seconds")
         chain = {"look": number, "compared": sha256_of_json(compared), "previous": self._hash_before(number - 1)}
-        with self.path.open("ab") as file:
+        with translate_write_errors(), self.path.open("ab") as file:
             file.write(canonical_json({**chain, "time": when, **about}) + b"\n")

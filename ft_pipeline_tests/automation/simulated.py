@@ -15,6 +15,7 @@ import yaml
 from dagster._core.storage.tags import RUN_KEY_TAG, SCHEDULED_EXECUTION_TIME_TAG
 
 from ft_pipeline.automation.notifications import LOG
+from ft_pipeline.definitions import of_run, of_served_project
 from ft_pipeline.defs import automation, project_changes
 from ft_pipeline.defs.project_changes import Tick
 from ft_pipeline.execution.dagster_names import asset_name
@@ -25,7 +26,6 @@ from ft_pipeline.step import STEPS, SpecContext, spec_with_inputs
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.asset_pointers import AssetPointers
 from ft_pipeline.tables.formats.registry import FORMATS
-from ft_pipeline_tests.graph import ASSETS
 
 FIRST_DAY = datetime(2026, 11, 1, 9, tzinfo=UTC)
 STAND_IN = {
@@ -69,9 +69,7 @@ class Simulation:
 
     def load(self) -> None:
         """Load the definitions, as a person does by *Reload definitions*."""
-        from ft_pipeline.definitions import defs
-
-        self.defs = defs()
+        self.defs = of_served_project()
         self.repository = self.defs.get_repository_def()
         self.graph = {asset_name(key) for key in self.defs.resolve_asset_graph().get_all_asset_keys()}
 
@@ -100,7 +98,7 @@ class Simulation:
     def materialize(self, *assets: str) -> bool:
         """Run these assets; returns whether they succeeded."""
         done = dg.materialize(
-            list(ASSETS.values()),
+            list(of_run({*assets}).assets or ()),
             instance=self.instance,
             resources=RESOURCES,
             selection=list(assets),
@@ -112,7 +110,7 @@ class Simulation:
         return done.success
 
     def tables(self) -> list[str]:
-        return [step.name for step in steps_in_order() if step.stage == "tables"]
+        return [step.name for step in steps_in_order() if step.stage == "tables" and step.name in self.graph]
 
     def tick_sensor(self) -> dg.SensorResult:
         """One tick of the sensor over the raw folders."""
@@ -199,9 +197,9 @@ class Simulation:
         self.instance.report_run_failed(run)
 
     def first_run(self) -> None:
-        """Build all tables and train `qlora`, as a person's first run does."""
+        """Build the tables of the graph and train `qlora`, as a person's first run does."""
         assert self.settle() == [], "nothing runs before the first run"
-        assert self.materialize(*(f"raw_{name}" for name in FORMATS), *self.tables())
+        assert self.materialize(*self.graph.intersection(f"raw_{name}" for name in FORMATS), *self.tables())
         self.train("qlora")
         self.settle()
 

@@ -22,6 +22,7 @@ from ft_pipeline.store.blobs import BlobStore
 from ft_pipeline.store.spec import Spec
 from ft_pipeline_tests.automation.simulated import Simulation, rows
 from ft_pipeline_tests.release.test_exposure import look_at
+from ft_pipeline_tests.tables.helpers import logged_call
 
 
 def new_train_rows(shop: Simulation, before: Artifact) -> int:
@@ -190,19 +191,56 @@ def test_a_night_trains_again_once_there_are_unused_test_rows(begun: Simulation)
     assert shop.next_night().run_requests
 
 
-@pytest.mark.long
-def test_a_format_that_was_added_later_changes_nothing_until_it_has_a_file(begun: Simulation) -> None:
+ASKED_LATER = ("Do you sell maps of the moors?", "Which boots suit wet grass in spring?")
+BOUGHT = [
+    {"messages": [{"role": "user", "content": ask}, {"role": "assistant", "content": f"Answer {ask[::-1]}"}]}
+    for ask in ASKED_LATER
+]
+
+
+@pytest.mark.parametrize(
+    ("data_format", "content", "also"),
+    [
+        ("chat", BOUGHT, set()),
+        ("traces", [logged_call(ask, f"Answer {ask[::-1]}") for ask in ASKED_LATER], {"feedback"}),
+    ],
+)
+def test_the_first_file_of_a_format_is_followed_once_the_graph_has_it(
+    begun: Simulation, data_format: str, content: list[dict[str, Any]], also: set[str]
+) -> None:
     shop = begun
     before = conversations(shop)
-    assert "chat" not in before.inputs
-    rows_of_chat = [
-        {"messages": [{"role": "user", "content": ask}, {"role": "assistant", "content": f"Answer {ask[::-1]}"}]}
-        for ask in ("Do you sell maps of the moors?", "Which boots suit wet grass in spring?")
-    ]
-    shop.write("bought.jsonl", rows_of_chat, "chat")
-    requested = shop.settle()
-    assert {"raw_chat", "chat", "conversations", "quarantine"} <= set(requested)
+    assert data_format not in before.inputs
+    shop.write("bought.jsonl", content, data_format)
+    assert shop.settle() == []
+    assert f"raw_{data_format} is not in the loaded graph" in str(shop.tick_sensor().skip_reason)
+    shop.load()
+    assert {f"raw_{data_format}", data_format, "conversations", "quarantine"} | also <= set(shop.settle())
     assert conversations(shop).summary["accepted"] == before.summary["accepted"] + 2
+    assert shop.settle() == []
+
+
+def test_an_experiment_that_asks_for_a_table_without_rows_stops_nothing(shop: Simulation) -> None:
+    for path in (shop.project.root / "experiments").glob("*.yaml"):
+        if path.stem != "qlora":
+            path.unlink()
+    shop.load()
+    shop.first_run()
+    assert "preferences" not in shop.graph
+    before = conversations(shop)
+    shop.write_experiment("pairs", objective="dpo")
+    shop.load()
+    assert {"raw_preferences", "preferences"} <= set(shop.settle())
+    shop.write("new.jsonl", rows(3, seed=77))
+    assert {"raw_alpaca", "alpaca", "conversations", "quarantine"} <= set(shop.settle())
+    assert conversations(shop).summary["accepted"] == before.summary["accepted"] + 3
+
+
+def test_a_folder_whose_step_is_not_loaded_does_not_fail_the_check(begun: Simulation) -> None:
+    shop = begun
+    shop.graph -= {"raw_alpaca"}
+    shop.write("new.jsonl", rows(3, seed=77))
+    assert shop.settle() == []
 
 
 def test_a_changed_setting_rebuilds_the_tables_before_the_night(begun: Simulation) -> None:
@@ -210,10 +248,10 @@ def test_a_changed_setting_rebuilds_the_tables_before_the_night(begun: Simulatio
     shop.change_settings(data={"test_share": 0.3})
     (request,) = table_settings(shop).run_requests or []
     keys = {key.to_user_string() for key in request.asset_selection or []}
-    assert {"alpaca", "conversations"} <= keys and "text" not in keys
+    assert {"alpaca", "conversations"} <= keys and "unlabelled" not in keys
     assert not table_settings(shop, cursor=True).run_requests, "while it is rebuilt, and if that fails, once a day"
     planned = {step.asset: step.state for step in plan(Project(shop.project.root), ["qlora"], shop.instance)}
-    assert planned["conversations"] == "stale" and planned["text"] == "fresh"
+    assert planned["conversations"] == "stale" and planned["unlabelled"] == "fresh"
 
 
 @pytest.mark.long

@@ -20,7 +20,7 @@ from ft_pipeline import scaffold
 from ft_pipeline.cli import main
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.asset_pointers import AssetPointers
-from ft_pipeline.tables.formats.registry import FORMATS
+from ft_pipeline.tables.formats.registry import FORMATS, OPTIONAL
 from ft_pipeline_tests.forked_process import ForkedProcess
 from ft_pipeline_tests.tiny import tiny_model
 
@@ -257,6 +257,15 @@ PER_EXPERIMENT = {
     *("experiment", "base_model", "training_data", "memory_estimate", "adapter", "merged_model", "gguf"),
     *("searched_prompt", "prompt_baseline", "scores", "gguf_scores"),
 }
+
+
+WITHOUT_FILES = [name for name in OPTIONAL if not KEEP.get(name)]
+UNUSED = {
+    *(f"raw_{name}" for name in WITHOUT_FILES),
+    *WITHOUT_FILES,
+    *("worth", "ratings", "judgements", "searched_prompt", "gguf", "gguf_scores"),
+}
+"""What a first run leaves out: neither settings nor files of the small project ask for it."""
 
 
 WITHOUT_ASSET = {"word_model", "rival_scores"}

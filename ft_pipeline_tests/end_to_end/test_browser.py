@@ -116,7 +116,8 @@ def test_the_report_opens_by_a_link_and_cannot_start_a_run(ui: Ui, page: Page) -
     asked = """async () => {
         const body = JSON.stringify({query: '{ version }'});
         const headers = {'Content-Type': 'application/json'};
-        try { return (await fetch('/graphql', {method: 'POST', body, headers})).status } catch (error) { return 'refused' }
+        try { return (await fetch('/graphql', {method: 'POST', body, headers})).status }
+        catch (error) { return 'refused' }
     }"""
     assert page.evaluate(asked) in ("refused", 403)
 

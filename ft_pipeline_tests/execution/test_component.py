@@ -49,7 +49,7 @@ def test_each_project_has_its_own_graph_jobs_and_sensors(both: dg.Definitions) -
     repository = both.get_repository_def()
     keys = {key.to_user_string() for key in repository.asset_graph.get_all_asset_keys()}
     one, other = ({key.partition("/")[2] for key in keys if key.startswith(f"{name}/")} for name in NAMES)
-    assert one == other and {"conversations", "adapter", "champion", "inbox"} <= one
+    assert one == other and {"conversations", "adapter", "champion"} <= one
     assert keys == {"of_the_host", *(f"{name}/{key}" for name in NAMES for key in one)}
     for name in NAMES:
         job = repository.get_job(f"{name}_everything")

@@ -361,9 +361,12 @@ def test_a_file_of_looks_that_was_changed_is_refused(tmp_path: Path) -> None:
         compare_again(looks, tmp_path, seed)
     lines = looks.read_text(encoding="utf-8").splitlines()
     for kept in (lines[1:], [lines[0], lines[2]], [lines[0].replace("score", "other"), *lines[1:]], ["", *lines]):
-        looks.write_text("\n".join(kept), encoding="utf-8")
+        looks.write_text("\n".join([*kept, ""]), encoding="utf-8")
         with pytest.raises(UserError, match=r"looks.jsonl: line . is not as it was written. Restore the file from"):
             compare_again(looks, tmp_path, 9)
+    looks.write_text("\n".join(lines), encoding="utf-8")
+    with pytest.raises(UserError, match="the last line has no end"):
+        compare_again(looks, tmp_path, 9)
 
 
 @pytest.mark.long

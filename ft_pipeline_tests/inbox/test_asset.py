@@ -11,8 +11,8 @@ import yaml
 from ft_pipeline.execution.resources import RESOURCES
 from ft_pipeline.inbox.decide import decide
 from ft_pipeline.inbox.decisions import ledger
-from ft_pipeline.tables.formats.registry import FORMATS
 from ft_pipeline_tests.automation.simulated import Simulation, rows, simulated
+from ft_pipeline_tests.graph import of_all_steps
 from ft_pipeline_tests.inbox.served import QUESTION, RIGHT, WRONG, accepted_lines, call, new_project, said, write
 
 LOG = "traffic/traces-2026-11-23.jsonl"
@@ -29,7 +29,7 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Simulation
 
 def materialize(shop: Simulation, **config: Any) -> dg.ExecuteInProcessResult:
     """Materialize the asset as the launchpad does."""
-    asset = shop.defs.get_assets_def("inbox")
+    asset = of_all_steps().get_assets_def("inbox")
     run_config = {"ops": {"inbox": {"config": config}}} if config else {}
     return dg.materialize(
         [asset], instance=shop.instance, resources=RESOURCES, run_config=run_config, raise_on_error=False
@@ -82,7 +82,7 @@ def test_a_project_without_a_log_says_how_to_get_one(shop: Simulation) -> None:
 
 
 def test_no_asset_depends_on_the_inbox(shop: Simulation) -> None:
-    graph = shop.defs.resolve_asset_graph()
+    graph = of_all_steps().resolve_asset_graph()
     node = graph.get(dg.AssetKey("inbox"))
     assert not node.parent_keys and not node.child_keys
     assert dg.AssetKey("inbox") not in shop.defs.resolve_job_def("everything").asset_layer.executable_asset_keys
@@ -94,6 +94,7 @@ def test_an_accepted_call_is_read_without_a_hand_on_the_files(shop: Simulation) 
     write(log, call("a"), said("a", 1, correction=RIGHT))
     assert shop.settle() == [], "nothing follows from traffic"
     shown(materialize(shop, accept=["a"]))
+    shop.load()
     assert {"raw_traces", "traces"} <= set(shop.settle()), "the first file of the folder"
     write(log, said("a", 99, correction="A later correction of the same answer."))
     shown(materialize(shop, accept=["a"]))
@@ -102,9 +103,7 @@ def test_an_accepted_call_is_read_without_a_hand_on_the_files(shop: Simulation) 
 
 @pytest.mark.long
 def test_an_accepted_call_is_retrained_without_a_hand_on_the_files(shop: Simulation) -> None:
-    assert shop.materialize(*(f"raw_{name}" for name in FORMATS), *shop.tables())
-    shop.train("qlora")
-    shop.settle()
+    shop.first_run()
     assert shop.next_night().skip_message == "qlora: nothing has changed since the last training"
     log = shop.project.root / LOG
     texts = rows(8, seed=7)
@@ -116,6 +115,7 @@ def test_an_accepted_call_is_retrained_without_a_hand_on_the_files(shop: Simulat
     assert shop.next_night().skip_message == "qlora: nothing has changed since the last training"
 
     shown(materialize(shop, accept=[f"c{number}" for number in range(8)]))
+    shop.load()
     requested = shop.settle()
     assert {"raw_traces", "traces", "preferences", "conversations"} <= set(requested), "the first file of the folder"
     (request,) = shop.next_night().run_requests or []

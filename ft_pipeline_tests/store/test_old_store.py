@@ -309,9 +309,9 @@ def test_the_plan_of_an_upgrade_names_the_versions_that_changed_and_the_time_it_
     )
     assert steps["scores", "qlora"]["seconds"] == scores.manifest["run"]["seconds"] > 1
     assert steps["raw_alpaca", None]["because"] == "none"
-    assert steps["gguf", "qlora"] | {"reason": ""} == {
-        "asset": "gguf",
-        "experiment": "qlora",
+    assert steps["decision", None] | {"reason": ""} == {
+        "asset": "decision",
+        "experiment": None,
         "because": "other",
         "reason": "",
         "seconds": None,
