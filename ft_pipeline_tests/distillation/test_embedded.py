@@ -1,4 +1,4 @@
-"""The embedded model as a teacher in a worker. test_readme.py has it behind `transformers serve`."""
+"""The embedded model as a teacher in a worker. test_distillation_page.py has it behind `transformers serve`."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The README's section on distillation, word for word: its commands, in a copy of the checkout.
+"""The walk through a distillation in docs/distillation.md, word for word: its commands, in a copy of the checkout.
 
 The teacher is the embedded model behind `transformers serve`. Few questions, test rows and steps take less time.
 """
@@ -19,7 +19,7 @@ from ft_pipeline_tests.end_to_end.serving import free_port, running
 pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.story]
 
 PORT = "8000"
-"""The port in the README; the test replaces it with a free one."""
+"""The port in the page; the test replaces it with a free one."""
 SECONDS = 1800
 TRIES = "tries: 12"
 """Of a new project's search of prompts; the test's tries less."""
@@ -31,7 +31,7 @@ MESSAGES, FEW = "head -n 20", 10
 
 def commands(heading: str) -> list[str]:
     """The console blocks of a section."""
-    text = (example_folder() / "README.md").read_text(encoding="utf-8")
+    text = (example_folder() / "docs" / "distillation.md").read_text(encoding="utf-8")
     section = text.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
     return re.findall(r"^```console\n(.*?)^```$", section, flags=re.MULTILINE | re.DOTALL)
 
@@ -61,13 +61,13 @@ def check_the_answers(root: Path) -> None:
     assert stopped and all(len(row["answer"].split()) >= 3 and "<|" not in row["answer"] for row in stopped)
 
 
-def test_the_readmes_distillation_commands_work(tmp_path: Path) -> None:
+def test_the_distillation_commands_work(tmp_path: Path) -> None:
     checkout = tmp_path / "ft_pipeline"
     checkout.mkdir()
     (checkout / ".venv").symlink_to(sys.prefix)
     (checkout / "data").symlink_to(example_folder() / "data")
     port = free_port()
-    blocks = [block.replace(PORT, str(port)) for block in commands("Distill from a teacher")]
+    blocks = [block.replace(PORT, str(port)) for block in commands("From an empty folder to a comparison")]
     assert blocks[2].count(EXPERIMENT) == 2
     blocks[2] = blocks[2].replace(EXPERIMENT, SHORT)
     prepare, serve, distill, read = blocks
