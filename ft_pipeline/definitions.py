@@ -1,5 +1,6 @@
 """The entry point that Dagster loads (workspace.yaml, dg.toml), and the definitions of any project."""
 
+import warnings
 from collections.abc import Set
 from functools import cache
 
@@ -23,7 +24,9 @@ def defs() -> dg.Definitions:
 
 def of_served_project() -> dg.Definitions:
     """Return the definitions of the project that is served, but for the executor, which the code location chooses."""
-    return _ServedProject().build_defs()
+    with warnings.catch_warnings():  # Dagster warns of a preview function that it calls itself
+        warnings.simplefilter("ignore", dg.PreviewWarning)
+        return _ServedProject().build_defs()
 
 
 class _ServedProject(StateBackedDefinitionsLoader[list[str]]):

@@ -33,10 +33,10 @@ def specs(definitions: dg.Definitions) -> dict[str, dg.AssetSpec]:
     return {spec.key.to_user_string(): spec for spec in definitions.resolve_all_asset_specs()}
 
 
-def test_loading_the_definitions_imports_nothing_heavy(tmp_path: Path) -> None:
+def test_loading_the_definitions_imports_nothing_heavy_and_warns_of_nothing(tmp_path: Path) -> None:
     root = scaffold.create(tmp_path / "shop", example=True)
     code = (
-        "import sys, json; from ft_pipeline.definitions import defs; defs(); "
+        "import sys, json; from ft_pipeline.definitions import defs, of_run; defs(); of_run({'gguf'}); "
         f"print(json.dumps([name for name in {HEAVY!r} if name in sys.modules]))"
     )
     process = subprocess.run(
@@ -47,6 +47,7 @@ def test_loading_the_definitions_imports_nothing_heavy(tmp_path: Path) -> None:
         check=True,
     )
     assert json.loads(process.stdout.splitlines()[-1]) == []
+    assert process.stderr == ""
 
 
 def test_every_asset_has_a_stage_description_owner_kind_and_version(definitions: dg.Definitions) -> None:

@@ -98,8 +98,10 @@ def _description(text: str) -> str:
 def _code_reference(function: SpecFunction) -> dict[str, Any]:
     """Return the metadata by which the UI links an asset to the function that describes it."""
     code = function.__code__
-    reference = dg.LocalFileCodeReference(file_path=code.co_filename, line_number=code.co_firstlineno)
-    return {"dagster/code_references": dg.CodeReferencesMetadataValue(code_references=[reference])}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", dg.BetaWarning)
+        reference = dg.LocalFileCodeReference(file_path=code.co_filename, line_number=code.co_firstlineno)
+        return {"dagster/code_references": dg.CodeReferencesMetadataValue(code_references=[reference])}
 
 
 def _freshness_policy(asset: str) -> dg.FreshnessPolicy | None:
