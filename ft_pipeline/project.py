@@ -43,6 +43,11 @@ def serving(root: Path | None) -> Iterator[None]:
         _SERVED.reset(token)
 
 
+def project_folder() -> Path:
+    """Return the folder of the project that is served, else that in `FT_PROJECT`, else the current folder."""
+    return Path(served_root() or os.environ.get("FT_PROJECT") or ".")
+
+
 @dataclass(frozen=True)
 class Project:
     """The paths and settings of a project. All of them follow from its folder."""
@@ -57,7 +62,7 @@ class Project:
 
         UserError if the folder has no project.yaml.
         """
-        folder = Path(root or served_root() or os.environ.get("FT_PROJECT") or ".").resolve()
+        folder = Path(root or project_folder()).resolve()
         if not (folder / "project.yaml").is_file():
             raise UserError(
                 f"{folder} has no project.yaml. Name a project folder with --project, or create one: ft init DIR"

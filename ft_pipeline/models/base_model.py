@@ -20,6 +20,7 @@ from ft_pipeline.job import Job, Reporter
 from ft_pipeline.models.embedded_wheel import WHEEL, install_command
 from ft_pipeline.models.file_scan import KEPT_PATTERNS, kept_files, read_json, refuse_hostile_files, unsafe_files
 from ft_pipeline.models.template_variables import set_template_variables
+from ft_pipeline.project import project_folder
 from ft_pipeline.store.hashing import sha256_of_file
 from ft_pipeline.store.stat_cache import StatCache
 
@@ -244,10 +245,13 @@ def _copy_model(folder: Path, out: Path, model: str, report: Reporter) -> list[s
 
 
 def _local_folder(model: str) -> Path | None:
-    """Return the folder that `model` names, or None if it is a hub id. UserError if it is neither."""
+    """Return the folder that `model` names, in the project or else in the current folder, or None if it is a hub id.
+
+    UserError if it is neither."""
     path = Path(model).expanduser()
-    if path.is_dir():
-        return path.resolve()
+    for folder in (project_folder() / path, path):
+        if folder.is_dir():
+            return folder.resolve()
     if path.is_absolute() or model.startswith((".", "~")) or not _HUB_ID.match(model):
         raise UserError(
             f"model {model!r} is neither a folder nor a hub id. Use `{EMBEDDED}`, a folder, or a hub id such as "

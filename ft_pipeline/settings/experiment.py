@@ -89,7 +89,7 @@ class Trained(Section):
 
     description: str = ""
     base_model: str = Field("embedded", min_length=1)
-    """`embedded` (SmolLM2-135M-Instruct from the wheel), a folder, or a hub id."""
+    """`embedded` (SmolLM2-135M-Instruct from the wheel), a folder (relative to the project), or a hub id."""
     revision: str | None = None
     chat_template_kwargs: TemplateVariables = later(default_factory=dict)
     """Variables of the base model's chat template, such as `{enable_thinking: false}`. They are written into the

@@ -10,6 +10,7 @@ from ft_pipeline.errors import UserError
 from ft_pipeline.models import base_model
 from ft_pipeline.models.decoding.generate import generate
 from ft_pipeline.models.load import load_model, load_tokenizer
+from ft_pipeline.project import serving
 from ft_pipeline.store import stat_cache
 from ft_pipeline.store.hashing import sha256_of_file
 from ft_pipeline.store.stat_cache import StatCache
@@ -28,6 +29,26 @@ def test_a_folder_is_copied_without_its_python_files(tmp_path, folder):
     assert not (out / "notes.py").exists()
     assert summary["params"] == sum(parameter.numel() for parameter in load_model(out, "cpu").parameters())
     assert summary["dtype"] == "BF16" and len(summary["template_sha256"]) == 64 and summary["source"] == "model"
+
+
+@pytest.mark.parametrize("found", ["variable", "served"])
+def test_a_relative_folder_is_one_of_the_project(tmp_path, folder, monkeypatch, found):
+    project, elsewhere = tmp_path / "project", tmp_path / "elsewhere"
+    shutil.copytree(folder, project / "models" / "tiny")
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    if found == "variable":
+        monkeypatch.setenv("FT_PROJECT", str(project))
+    with serving(project if found == "served" else None):
+        for model in ("./models/tiny", "models/tiny"):
+            identity = base_model.identify_model(model, None, StatCache(tmp_path / "cache"))
+            assert identity["model"] == model and identity["content"] is not None
+
+
+def test_a_relative_folder_is_else_one_of_the_current_folder(tmp_path, folder, monkeypatch):
+    monkeypatch.setenv("FT_PROJECT", str(tmp_path / "project"))
+    monkeypatch.chdir(folder.parent)
+    assert base_model.load_config(f"./{folder.name}", None)["model_type"]
 
 
 def test_pickled_weights_are_refused(tmp_path, folder):

@@ -21,6 +21,7 @@ from ft_pipeline.execution.workers.stall_watch import stall_seconds
 from ft_pipeline.execution.workers.worker_variables import allowed_variables, check_operator_patterns
 from ft_pipeline.features import choice, names_in
 from ft_pipeline.models import compute_setting
+from ft_pipeline.project import project_folder
 
 WORKER_MODULE = "ft_pipeline.execution.workers.worker"
 RANK_LAUNCHER_MODULE = "ft_pipeline.execution.workers.rank_launcher"
@@ -181,7 +182,7 @@ def worker_environment() -> dict[str, str]:
         "PYTHONUNBUFFERED": "1",
         "PYTHONFAULTHANDLER": "1",
     }
-    return defaults | os.environ
+    return defaults | os.environ | {"FT_PROJECT": str(project_folder().resolve())}
 
 
 def usable_cores() -> int:

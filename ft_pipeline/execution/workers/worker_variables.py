@@ -21,7 +21,7 @@ machines have different variables.
 SYSTEM = (
     *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "PWD", "HOSTNAME", "TERM", "TZ", "LANG", "LANGUAGE", "LC_*"),
     *("TMPDIR", "TMP", "TEMP", "XDG_*", "LD_*", "DYLD_*", "LIBRARY_PATH", "CPATH", "CC", "CXX"),
-    *("PYTHON*", "VIRTUAL_ENV", "CONDA_*", "MALLOC_*", "FT_LEASE_DIR"),
+    *("PYTHON*", "VIRTUAL_ENV", "CONDA_*", "MALLOC_*", "FT_LEASE_DIR", "FT_PROJECT"),
 )
 NETWORK = (
     *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "all_proxy", "no_proxy"),
