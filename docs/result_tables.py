@@ -21,6 +21,13 @@ def _interval(
     return f"{value:{sign}.{digits}f}{unit}{around}".replace("-", "−")
 
 
+def formatted(value: Any, digits: int, unit: str) -> str:
+    """Return a number, or a value with its interval, as a sentence shows it. unit: as in results.py."""
+    scale = {"": 1.0, "%": 100.0, "points": 100.0, "min": 1 / 60}[unit]
+    ends = value if isinstance(value, Sequence) else (value, None, None)
+    return _interval(ends, digits, scale, unit=" %" if unit == "%" else "")
+
+
 def _number(value: float | None, digits: int, scale: float = 1, unit: str = "") -> str:
     return "" if value is None else f"{value * scale:.{digits}f}{unit}"
 

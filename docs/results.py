@@ -3,11 +3,12 @@
     python docs/results.py take demo . --command "make demo"   # docs/results/demo.json and docs/images/results-demo.png
     python docs/results.py record install --command "make demo-small" seconds_to_report=290   # any other measurement
     python docs/results.py render                              # fills the tables of README.md and the other pages
-    python docs/results.py check                               # numbers of the pages that nothing covers
-    python docs/results.py earlier                             # drafts entries of earlier.yaml for these
+    python docs/results.py check                               # pages that differ from their results
 
-A page shows a result between `<!-- results: NAME WHAT key=value … -->` and `<!-- end -->`. WHAT is one of RENDERERS.
-How numbers in sentences are compared with a result is described in page_numbers.py.
+A page shows a table of a result between `<!-- results: NAME WHAT key=value … -->` and `<!-- end -->`. WHAT is one of
+RENDERERS. A number in a sentence stands between `<!-- value: NAME KEY FORMAT -->` and `<!-- end -->`, on one line. KEY is
+the path of a number, or of a value with its interval. FORMAT is the number of decimals and, if the number is not shown as
+it is, a unit: `0%` (a share in percent), `1points` (the same without the sign), `0min` (seconds in minutes).
 """
 
 import argparse
@@ -22,14 +23,13 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
-import page_numbers  # docs/ is no package
-from result_tables import RENDERERS, Result
+from result_tables import RENDERERS, Result, formatted  # docs/ is no package
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "docs" / "results"
 IMAGES = ROOT / "docs" / "images"
 REGION = re.compile(r"(<!-- results: (\S+) (\w+)((?: \w+=\S+)*) -->\n).*?(<!-- end -->)", re.DOTALL)
-EARLIER = RESULTS / "earlier.yaml"
+VALUE = re.compile(r"(<!-- value: (\S+) (.+?) (\d)(%|points|min|) -->).*?(<!-- end -->)")
 
 
 def read(name: str) -> dict[str, Any]:
@@ -47,11 +47,30 @@ def rendered(text: str) -> str:
         keywords = dict(option.split("=", 1) for option in options.split())
         return f"{begin}\n{RENDERERS[what](read(name), **keywords)}\n\n{end}"
 
-    return REGION.sub(fill, text)
+    def value(match: re.Match[str]) -> str:
+        begin, name, key, digits, unit, end = match.groups()
+        return f"{begin}{formatted(_part(read(name), key), int(digits), unit)}{end}"
+
+    return VALUE.sub(value, REGION.sub(fill, text))
+
+
+def _part(document: Any, key: str) -> Any:
+    """Return the part of a result that a path names. Names in it may contain points; a number is a position in a list.
+
+    Raises KeyError if the result has no such part."""
+    if not key:
+        return document
+    if isinstance(document, list):
+        head, _, rest = key.partition(".")
+        return _part(document[int(head)], rest)
+    for name in sorted(document, key=len, reverse=True):
+        if key == name or key.startswith(f"{name}."):
+            return _part(document[name], key[len(name) + 1 :])
+    raise KeyError(key)
 
 
 def pages() -> Iterator[Path]:
-    """The pages whose numbers are compared."""
+    """The pages that may show results."""
     yield ROOT / "README.md"
     yield from sorted((ROOT / "docs").rglob("*.md"))
     yield ROOT / "data" / "README.md"
@@ -60,17 +79,13 @@ def pages() -> Iterator[Path]:
 
 
 def problems() -> list[str]:
-    """Return a sentence for each number that no result and no earlier measurement covers, and for each page that shows
-    an older table."""
-    found = []
-    for page in pages():
-        text, name = page.read_text(encoding="utf-8"), page.relative_to(ROOT).as_posix()
-        if rendered(text) != text:
-            found.append(f"{name}: a table differs from its result. Run `python docs/results.py render`.")
-        found += [
-            f"{name}: {problem}" for problem in page_numbers.problems(name, text, read, page_numbers.load(EARLIER))
-        ]
-    return found
+    """Return a sentence for each page that differs from its results."""
+    texts = {page: page.read_text(encoding="utf-8") for page in pages()}
+    return [
+        f"{page.relative_to(ROOT)}: a number differs from its result. Run `python docs/results.py render`."
+        for page, text in texts.items()
+        if rendered(text) != text
+    ]
 
 
 def take(name: str, project: Path, command: str, note: str, threads: int) -> None:
@@ -124,7 +139,7 @@ def main() -> int:
         each.add_argument("--command", required=True, help="what was run")
         each.add_argument("--note", default="", help="what else ran on the machine, e.g. `next to other work`")
         each.add_argument("--threads", type=int, default=threads, help="threads of a worker (default: %(default)s)")
-    for name, help_text in (("render", "fill the tables"), ("check", "list problems"), ("earlier", "draft entries")):
+    for name, help_text in (("render", "fill the pages"), ("check", "list pages that differ")):
         commands.add_parser(name, help=help_text)
     arguments = parser.parse_args()
     if arguments.what == "take":
@@ -135,12 +150,9 @@ def main() -> int:
         for page in pages():
             text = page.read_text(encoding="utf-8")
             page.write_text(rendered(text), encoding="utf-8")
-    elif arguments.what == "earlier":
-        for page in pages():
-            print(page_numbers.draft(ROOT, page, page_numbers.load(EARLIER)), end="")
     else:
         found = problems()
-        print("\n".join(found) or "Every number is covered.")
+        print("\n".join(found) or "Every page shows its results.")
         return 1 if found else 0
     return 0
 

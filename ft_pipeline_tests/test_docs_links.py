@@ -51,6 +51,8 @@ def misread_lines(text: str) -> list[str]:
             starts_block = not before.strip() or words.startswith("```")
             if 0 < indent < 4 and starts_block:
                 found.append(f"indent by four spaces: {line!r}")
+            if words.startswith("<!-- value:"):
+                found.append(f"a number of a result must not begin its line: {line!r}")
             if LIST_ITEM.match(line) and before.strip() and not before.startswith(" ") and not LIST_ITEM.match(before):
                 found.append(f"an empty line is missing before {line!r}")
         if mark := re.match(r"```+", words):

@@ -1,11 +1,10 @@
-"""Each measured number in README and docs is that of a result, or is listed as an earlier measurement."""
+"""A number of a result that README and docs show is that of the result."""
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import page_numbers
 import pytest
 import results
 
@@ -66,7 +65,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> Any:
     return reader
 
 
-def test_every_number_of_the_pages_is_covered() -> None:
+def test_every_page_shows_its_results() -> None:
     assert results.problems() == []
 
 
@@ -103,63 +102,34 @@ def test_other_tables_and_sentences(read: Any) -> None:
     assert shown["answer"].splitlines()[2] == "|  | a typical answer |"
 
 
-def problems(read: Any, text: str, *earlier: Mapping[str, Any]) -> list[str]:
-    return list(page_numbers.problems("docs/page.md", text, read, earlier))
-
-
 @pytest.mark.parametrize(
-    "text",
+    ("key", "shown"),
     [
-        "The loss is 2.420 (95 %: 2.348 to 2.491), and 27 % are saved. <!-- numbers: demo rows.a/merged -->",
-        "The loss is 2.420.\n\n<!-- numbers: demo rows.a/merged.scores.loss -->",
-        "All steps took 9 min. <!-- numbers: demo seconds.all_steps -->",
-        "General accuracy is 74.7 %, with r = 8. <!-- numbers: demo rows.a/merged.scores.general_accuracy; also 8 -->",
-        "It is 27 % (25 to 30) better. <!-- numbers: demo verdict.sentence -->",
-        "| model | loss |\n|---|---|\n| a | 2.420 (2.348 to 2.491) <!-- numbers: demo rows.a/merged --> |\n| b | |",
-        "For example: 81 % (75 to 90). <!-- numbers: example -->",
-        "It takes at most 5 s, and r is 8.",
-        "A point: `2.9 (2.8 to 3.0)`.",
+        ("rows.a/merged.scores.loss 3", "2.420 (2.348 to 2.491)"),
+        ("rows.a/merged.scores.general_accuracy 0%", "75 % (70 to 79)"),
+        ("rows.a/merged.scores.general_accuracy 1points", "74.7 (70.0 to 79.0)"),
+        ("rows.a/merged.scores.loss.0 1", "2.4"),
+        ("rows.base.better_by_percent 0", "−12 (−14 to −10)"),
+        ("seconds.all_steps 0min", "9"),
+        ("rows.a/merged.better_answers 0", "160"),
     ],
 )
-def test_numbers_of_a_result_are_covered(read: Any, text: str) -> None:
-    assert problems(read, f"# Page\n\n{text}\n") == []
+def test_a_number_of_a_sentence_is_that_of_its_result(read: Any, key: str, shown: str) -> None:
+    text = results.rendered(f"It is <!-- value: demo {key} -->old<!-- end --> today.\n")
+    assert text == f"It is <!-- value: demo {key} -->{shown}<!-- end --> today.\n"
 
 
-@pytest.mark.parametrize(
-    ("text", "problem"),
-    [
-        ("Loss: 2.420, not 2.421. <!-- numbers: demo rows.a/merged.scores.loss -->", "2.421 is not in the result; 2"),
-        ("The loss is 2.420. <!-- numbers: demo rows.a/merged, rows.base -->", "no number is from 'demo rows.base'"),
-        ("The loss is low. <!-- numbers: demo rows.c -->", "demo has no numbers at 'rows.c'"),
-        ("| | loss |\n|---|---|\n| 2.420 | 2.9 <!-- numbers: demo rows.a/merged.scores.loss --> |", "2.9 is not in"),
-        ("It leads by 0.661 (0.619 to 0.702).", "0.661 is in no result and not in earlier.yaml"),
-        ("Answers that end: 81 % (75 % to 90 %).", "81 is in no result"),
-        ("The training took 7 min on this machine.", "7 is in no result"),
-        ("```console\n$ ft compare\na 0.734 23.277 21.706\nb 0.9 2\n```", "0.734 is in no result"),
-        ("## What was measured\n\nEight of 33.", "33 is in no result"),
-    ],
-)  # fmt: skip
-def test_a_number_that_is_not_covered_is_named(read: Any, text: str, problem: str) -> None:
-    [found] = problems(read, f"# Page\n\n{text}\n")
-    assert problem in found
+def test_a_key_that_a_result_lacks_is_named(read: Any) -> None:
+    with pytest.raises(KeyError, match="gone"):
+        results.rendered("<!-- value: demo rows.a/merged.gone 1 --><!-- end -->")
 
 
-EARLIER = {
-    "page": "docs/page.md", "section": "Page", "date": "2026-11-25", "commit": "abc", "machine": "AMD EPYC",
-    "command": "ft run", "numbers": "0.661 0.619 0.702",
-}  # fmt: skip
-
-
-def test_an_earlier_measurement_is_listed_with_its_origin(read: Any) -> None:
-    page = "# Page\n\nIt leads by 0.661 (0.619 to 0.702).\n"
-    assert problems(read, page, EARLIER) == []
-    assert problems(read, page, {**EARLIER, "page": "docs/other.md"}) != []
-    [found] = problems(read, page, {**EARLIER, "commit": ""})
-    assert "commit is missing" in found
-    [found] = problems(read, page, {**EARLIER, "numbers": "0.661 0.619 0.702 0.9"})
-    assert "earlier.yaml lists 0.9, which the page does not show there" in found
-    [found] = problems(read, "# Page\n\nNothing.\n", {**EARLIER, "section": "Gone", "numbers": "1"})
-    assert "names a section 'Gone'" in found
+def test_a_page_with_another_number_is_named(read: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("All took <!-- value: demo seconds.all_steps 0min -->8<!-- end --> min.", encoding="utf-8")
+    monkeypatch.setattr(results, "ROOT", tmp_path)
+    monkeypatch.setattr(results, "pages", lambda: [page])
+    assert results.problems() == ["page.md: a number differs from its result. Run `python docs/results.py render`."]
 
 
 def test_results_have_their_origin_and_can_be_shown() -> None:
@@ -176,5 +146,3 @@ def test_other_numbers_are_recorded_with_their_origin(monkeypatch: pytest.Monkey
     result = json.loads((tmp_path / "install.json").read_text(encoding="utf-8"))
     assert (result["seconds_to_report"], result["command"]) == (290.0, "make demo-small")
     assert len(result["commit"]) == 40 and result["machine"]["threads"] == 2 and result["machine"]["cpu"]
-    text = "The report is there after 5 min. <!-- numbers: install seconds_to_report -->"
-    assert list(page_numbers.problems("README.md", f"# Page\n\n{text}\n", lambda _: result, [])) == []

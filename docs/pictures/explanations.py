@@ -1,4 +1,4 @@
-"""Draws the pictures of how-the-numbers-are-made.md. `python docs/pictures/explanations.py` writes them to docs/images.
+"""Draws the pictures of how-it-decides.md. `python docs/pictures/explanations.py` writes them to docs/images.
 
 The numbers in them are invented, from fixed seeds: they show how a number is made, and are no measurement.
 """
