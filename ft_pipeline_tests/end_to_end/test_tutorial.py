@@ -1,4 +1,4 @@
-"""The tutorial, word for word: its commands in order, from `ft init` to an answer of the served champion.
+"""The tutorial, word for word: its commands in order, from `ft init` to a correction of the served champion.
 
 Its project is made smaller before it runs, so that it takes minutes; what wins is the same.
 """
@@ -66,11 +66,11 @@ def shell_environment() -> dict[str, str]:
     return {**kept, "PATH": path, "HF_HUB_OFFLINE": "1", "COLUMNS": "110"}
 
 
-def test_the_tutorials_commands_lead_to_an_answer_of_the_champion(tmp_path: Path) -> None:
+def test_the_tutorials_commands_lead_to_a_correction_of_the_champion(tmp_path: Path) -> None:
     (tmp_path / "clone").mkdir()
     project = tmp_path / "topics"
     port = free_port()
-    serve, shown, answer = "", "", ""
+    serve, shown, replies = "", "", []
     for heading, blocks in sections().items():
         folder = project if project.exists() else tmp_path / "clone"
         if heading == "Search a prompt":
@@ -89,11 +89,13 @@ def test_the_tutorials_commands_lead_to_an_answer_of_the_champion(tmp_path: Path
                     port,
                     folder,
                 ):
-                    answer = bash(text.replace(PORT, str(port)), folder)
+                    replies.append(bash(text.replace(PORT, str(port)), folder))
             else:
                 shown = bash(text.replace(TRIES, "tries: 2"), folder)
                 folder = project
-    assert json.loads(answer)["choices"][0]["message"]["content"] == "damaged"
+    assert json.loads(replies[0])["choices"][0]["message"]["content"] == "damaged"
+    [accepted] = (project / "data" / "raw" / "traces").glob("accepted-*.jsonl")
+    assert '"refund"' in accepted.read_text(encoding="utf-8") and "traces" in shown
     assert {"README.md", "model.safetensors"} <= {path.name for path in (tmp_path / "topics-model").iterdir()}
     assert "word_model" in bash("ft champion", project)
     document = ft_json(project, "compare")
