@@ -6,9 +6,9 @@
     python docs/results.py check                               # pages that differ from their results
 
 A page shows a table of a result between `<!-- results: NAME WHAT key=value … -->` and `<!-- end -->`. WHAT is one of
-RENDERERS. A number in a sentence stands between `<!-- value: NAME KEY FORMAT -->` and `<!-- end -->`, on one line. KEY is
-the path of a number, or of a value with its interval. FORMAT is the number of decimals and, if the number is not shown as
-it is, a unit: `0%` (a share in percent), `1points` (the same without the sign), `0min` (seconds in minutes).
+RENDERERS. A number in a sentence stands between `<!-- value: NAME KEY FORMAT -->` and `<!-- end -->`, on one line. KEY
+is the path of a number, or of a value with its interval. FORMAT is the number of decimals and, if the number is not
+shown as it is, a unit: `0%` (a share in percent), `1points` (the same without the sign), `0min` (seconds in minutes).
 """
 
 import argparse
