@@ -99,7 +99,7 @@ SENTENCES: dict[str, str] = {
     "general.gain": "Keeps general knowledge: " + _COUNTED + "; the true gain is at least {gain} points",
     "general.refuted": "Forgets: " + _COUNTED + "; the true drop is at least {least} points, the margin is {margin}",
     "general.open": "Forgetting cannot be told: " + _COUNTED + "; the true drop may be anywhere from {least} to {most} "
-    "points, the margin is {margin}{observed}",
+    "points (90 %), the margin is {margin}{observed}",
     "general.unmeasured": "its general accuracy was not compared with that of its base model",
     **{
         f"{kind}.{outcome}": template.replace("{subject}", subject).replace("{counts}", counts)
@@ -109,7 +109,7 @@ SENTENCES: dict[str, str] = {
             "gain": "Passes {subject}: {counts}; the true gain is at least {gain}{unit}, the margin is {margin}",
             "refuted": "Fails {subject}: {counts}; the true drop is at least {least}{unit}, the margin is {margin}",
             "open": "Cannot be told from {subject}: {counts}; the true drop may be anywhere from {least} to "
-            "{most}{unit}, the margin is {margin}{observed}",
+            "{most}{unit} (90 %), the margin is {margin}{observed}",
             "not_in_base": "The base model does not refuse either: in {subject}, {counts}",
             "no_base": "Nothing is known of {subject}: its base model was not scored",
             "unasked": "Nothing is known of {subject}: it has not answered the present questions. Materialize its "

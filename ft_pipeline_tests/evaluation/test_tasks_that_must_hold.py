@@ -53,7 +53,7 @@ def test_a_wider_margin_passes_what_a_narrow_one_does_not(tmp_path: Path) -> Non
     pair = ({"t/acc": RIGHT}, {"t/acc": after(30, 15)}, metric("t/acc"))
     [(narrow, said)], [(wide, _)] = (checks(tmp_path / str(margin), *pair, t=margin) for margin in (0.05, 0.1))
     assert (narrow.verdict, wide.verdict, wide.limit) == ("open", "shown", -0.1)
-    assert said.endswith("At the observed drop of 3.7 points, about 4,062 more documents would tell")
+    assert said.endswith("At the observed drop of 3.7 points, about 4,196 more documents would tell")
     [(beyond, said)] = checks(tmp_path / "beyond", *pair, t=0.03)
     assert beyond.told(KeptFacts).needed is None and said.endswith(
         "no number of documents would show that it is below the margin: read the answers that changed"

@@ -129,8 +129,8 @@ def test_the_card_shows_data_settings_scores_and_checks() -> None:
         "| prompts\\_masked | FAILED |",
         "| kl\\_adapter\\_merged | 0.0021 |",
         "- General accuracy: 0.500 (base model), 0.450 (this model). Forgetting cannot be told: 30 of 400 questions "
-        "were lost and 10 won; the true drop may be anywhere from 2.3 to 7.7 points, the margin is 5.0. At the "
-        "observed drop of 5.0 points, no number of questions would show that it is below the margin: "
+        "were lost and 10 won; the true drop may be anywhere from 2.3 to 7.7 points (90 %), the margin is 5.0. At "
+        "the observed drop of 5.0 points, no number of questions would show that it is below the margin: "
         "train with a lower learning rate or fewer epochs.",
         f"| merged\\_model | {'m' * 64} |",
     ):

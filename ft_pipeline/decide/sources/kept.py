@@ -12,7 +12,7 @@ import numpy as np
 
 from ft_pipeline.decide.bench import ONE_SIDED, Bench
 from ft_pipeline.decide.claim import Claim, KeptFacts, verdict_of
-from ft_pipeline.evaluation.comparison.leads import Conversations, Estimate, Floats, bounds, lead_values
+from ft_pipeline.evaluation.comparison.leads import Conversations, Estimate, bounds, lead_values
 from ft_pipeline.evaluation.comparison.probe_outcomes import WANTED, is_readable, is_wanted
 from ft_pipeline.evaluation.comparison.scored_models import ScoredModel
 from ft_pipeline.evaluation.scoring.probe_files import PROBES_FILE
@@ -74,13 +74,15 @@ def change(
     low, high = bounds(drop, ONE_SIDED, highest=before.highest)
     if low is None or high is None:
         return _unknown(kind, row, measure, margin, "single", base=base)
-    worse = (after.numerators - before.numerators) * (1 if lower_is_better else -1)
+    sign = 1 if lower_is_better else -1
+    worse = sign * (after.numerators - before.numerators)
+    observed = sign * (after.value - before.value)  # the mean of `drop` also has the two that its bounds invent
     return Claim(
         kind=kind,
         row=row,
         rival=base,
         measure=measure,
-        value=-float(np.mean(drop)),
+        value=-observed,
         low=-high,
         high=-low,
         limit=-margin,
@@ -89,7 +91,7 @@ def change(
         facts=KeptFacts(
             lost=int((worse > 0).sum()),
             won=int((worse < 0).sum()),
-            needed=questions_to_decide(drop, margin),
+            needed=questions_to_decide(observed, float(np.var(drop, ddof=1)), margin),
             before=before.value,
             after=after.value,
             is_rate=before.is_rate and after.is_rate,
@@ -98,17 +100,17 @@ def change(
     )
 
 
-def questions_to_decide(values: Floats, margin: float) -> int | None:
+def questions_to_decide(drop: float, variance: float, margin: float) -> int | None:
     """Return how many questions show in 80 % of the cases that the drop is below the margin, if the true drop is the
     observed one, d. None if d is not below the margin, by a hundredth of it: then no number does.
 
-    The values have the variance s², of one question. With N questions the drop has the standard error s/√N, and its
+    variance: s², of one question. With N questions the drop has the standard error s/√N, and its
     upper bound, d + 1.645 s/√N, varies by as much. So it is below the margin in 80 % of the cases if 0.842 s/√N fit
     between them: margin - d = (1.645 + 0.842) s/√N, from which N = POWER s² / (margin - d)². Of rates, s² is about the
     share of questions whose result changed.
     """
-    room = margin - float(np.mean(values))
-    return math.ceil(round(POWER * float(np.var(values, ddof=1)) / room**2, 6)) if room > margin / 100 else None
+    room = margin - drop
+    return math.ceil(round(POWER * variance / room**2, 6)) if room > margin / 100 else None
 
 
 def _unknown(kind: str, row: str, measure: str, margin: float, because: str, **facts: Any) -> Claim:
