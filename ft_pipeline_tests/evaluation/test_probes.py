@@ -160,7 +160,7 @@ def test_a_model_keeps_what_its_base_model_does(tmp_path: Path, lost: int, won: 
 def test_what_cannot_be_told_says_how_many_questions_would_tell(tmp_path: Path) -> None:
     """The rule of forgetting: 6.2 · variance / (margin - drop)², of which 60 are there."""
     claim, sentence = check_of(compared(tmp_path, [NO] * 60, [YES] * 2 + [NO] * 58))
-    needed = 1_271  # 6.2 · (4/62 - (2/62)²) · 62/61 / (0.05 - 2/62)²
+    needed = 1_440  # 6.2 · (4/62 - (2/62)²) · 62/61 / (0.05 - 2/60)²
     assert (claim.verdict, claim.told(KeptFacts).needed) == ("open", needed)
     assert sentence.startswith("Cannot be told from the probes p: the base model declined 60 of 60 questions, and")
     assert sentence.endswith(" At the observed drop of 3.2 points, about 1,211 more questions would tell")
