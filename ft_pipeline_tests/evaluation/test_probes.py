@@ -163,7 +163,7 @@ def test_what_cannot_be_told_says_how_many_questions_would_tell(tmp_path: Path) 
     needed = 1_440  # 6.2 · (4/62 - (2/62)²) · 62/61 / (0.05 - 2/60)²
     assert (claim.verdict, claim.told(KeptFacts).needed) == ("open", needed)
     assert sentence.startswith("Cannot be told from the probes p: the base model declined 60 of 60 questions, and")
-    assert sentence.endswith(" At the observed drop of 3.2 points, about 1,211 more questions would tell")
+    assert sentence.endswith(" At the observed drop of 3.3 points, about 1,380 more questions would tell")
     wide, said = check_of(compared(tmp_path / "wide", [NO] * 60, [YES] * 2 + [NO] * 58, {**REFUSE, "margin": 0.1}))
     assert wide.verdict == "shown" and said.startswith("Passes the probes p: ")
 
