@@ -42,6 +42,34 @@ def test_a_shared_prefix_does_not_change_the_log_likelihoods(
     )
 
 
+CHOICES = [([9, 4, 7], [5]), ([9, 4, 7], [6, 8, 30]), ([3, 2], [7, 8]), ([9, 4, 7], [6, 9]), ([3, 2], [40]), ([9], [1, 2])]
+"""Three targets after one context, two after another, and a pair alone."""
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 8])
+@pytest.mark.parametrize("prefix_length", [0, 120])
+def test_a_context_that_several_targets_follow_is_computed_once(
+    wide_model: Any, batch_size: int, prefix_length: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sharing, "_MIN_SAVED_TOKENS", 100)
+    prefix = torch.randint(3, 400, (prefix_length,), generator=torch.Generator().manual_seed(0)).tolist()
+    pairs = [(prefix + context, target) for context, target in CHOICES]
+    tokens: list[int] = []
+    wide_model.register_forward_pre_hook(
+        lambda module, args, kwargs: tokens.append(kwargs["input_ids"].numel()), with_kwargs=True
+    )
+    done: list[int] = []
+    results = target_log_likelihoods(wide_model, pairs, batch_size=batch_size, report_done=done.append)
+    computed = sum(tokens)
+    assert [score.total for score in results] == pytest.approx(
+        [direct_log_likelihood(wide_model, *pair) for pair in pairs], abs=1e-3
+    )
+    assert [len(score.log_probs) for score in results] == [len(target) for _, target in pairs]
+    assert sum(done) == len(pairs)
+    if batch_size == 8:  # the prefix; contexts of 3 and 2, padded; 5 targets of up to 2 further tokens; the pair alone
+        assert computed == prefix_length + 2 * 3 + 5 * 2 + 2
+
+
 def test_batches_are_limited_by_the_size_of_their_logits(wide_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(target_logits, "_MAX_LOGITS", 4 * wide_model.config.vocab_size)
     monkeypatch.setattr(likelihood, "_CHUNK_POSITIONS", 2)

@@ -65,8 +65,10 @@ class BatchState:
         self._cache.batch_select_indices(rows)
         self._mask, self._positions = self._mask[rows], self._positions[rows]
 
-    def repeat_rows(self, times: int) -> None:
-        """Repeat each row, which then continues in several ways. The copies of a row follow each other."""
+    def repeat_rows(self, times: int | Tensor) -> None:
+        """Repeat each row, which then continues in several ways. The copies of a row follow each other.
+
+        times: how often; a tensor [rows] has a number for each row."""
         self._cache.batch_repeat_interleave(times)
         self._mask, self._positions = (rows.repeat_interleave(times, dim=0) for rows in (self._mask, self._positions))
 

@@ -50,7 +50,7 @@ class PreallocatedLayer(CacheLayerMixin):
         self._buffers = tuple(buffer[: len(kept_rows)] for buffer in self._buffers)
         self._set_views()
 
-    def batch_repeat_interleave(self, repeats: int) -> None:
+    def batch_repeat_interleave(self, repeats: int | Tensor) -> None:
         self._buffers = tuple(buffer.repeat_interleave(repeats, dim=0) for buffer in self._buffers)
         self._set_views()
 
