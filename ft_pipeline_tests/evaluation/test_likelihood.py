@@ -42,7 +42,14 @@ def test_a_shared_prefix_does_not_change_the_log_likelihoods(
     )
 
 
-CHOICES = [([9, 4, 7], [5]), ([9, 4, 7], [6, 8, 30]), ([3, 2], [7, 8]), ([9, 4, 7], [6, 9]), ([3, 2], [40]), ([9], [1, 2])]
+CHOICES = [
+    ([9, 4, 7], [5]),
+    ([9, 4, 7], [6, 8, 30]),
+    ([3, 2], [7, 8]),
+    ([9, 4, 7], [6, 9]),
+    ([3, 2], [40]),
+    ([9], [1, 2]),
+]
 """Three targets after one context, two after another, and a pair alone."""
 
 

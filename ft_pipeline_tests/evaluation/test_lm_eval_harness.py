@@ -1,5 +1,6 @@
 """lm-eval on the tiny model: its results equal those of a direct computation."""
 
+import copy
 import math
 import subprocess
 from pathlib import Path
@@ -13,6 +14,7 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
 from ft_pipeline.evaluation.items import make_items, select_test_rows
+from ft_pipeline.evaluation.scoring import lm_eval_model
 from ft_pipeline.evaluation.scoring.lm_eval_harness import (
     answer_task,
     loss_task,
@@ -75,6 +77,53 @@ def test_answers_equal_plain_generation(wide_model: Any, tokenizer: Any, tmp_pat
         assert generation.prompt_tokens == prompt.shape[1]
         assert generation.answer_tokens == len(output)
         assert generation.finish_reason == ("stop" if int(output[-1]) == tokenizer.eos_token_id else "length")
+
+
+@pytest.mark.parametrize("max_new_tokens", [3, 8])
+def test_an_answer_that_a_likelihood_has_shown_is_not_generated_again(
+    wide_model: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch, max_new_tokens: int
+) -> None:
+    monkeypatch.setattr(lm_eval_model, "TIMED_CALLS", 1)
+    prompts = [row["context"] for row in documents(tokenizer, Prompt()) + documents(tokenizer, Prompt(SYSTEM))][:6]
+    assert len(set(prompts)) == 6
+    model = wild(wide_model)
+    written = [greedy(model, ids(tokenizer, prompt), 12) for prompt in prompts]
+    stops = {written[4][2]}  # the fifth answer ends here, and perhaps others
+    model.generation_config.eos_token_id = list(stops)
+    targets = [written[0], written[1], written[2][:2], [*written[3][:2], 5, *written[3][3:]], written[4]]
+    lm = loaded(model, tokenizer)
+    asked: list[str] = []
+    answer_prompts = lm.answer_prompts
+    monkeypatch.setattr(lm, "answer_prompts", lambda some, limit: asked.extend(some) or answer_prompts(some, limit))
+    requests = [
+        ((prompt, "reference"), ids(tokenizer, prompt), target)
+        for prompt, target in zip(prompts, targets, strict=False)
+    ]
+    lm._loglikelihood_tokens(requests)
+    known = lm._answer(prompts, max_new_tokens)
+    # The first is timed, the third is cut short, the fourth is not what the model writes, the last has no reference.
+    assert asked == [prompts[0], prompts[2], prompts[3], prompts[5]]
+    assert known == loaded(model, tokenizer)._answer(prompts, max_new_tokens)
+    assert known[4].finish_reason == "stop" and known[4].answer_tokens == 3
+    assert lm.seconds_per_call is not None and lm.seconds_per_call > 0
+
+
+def wild(model: Any) -> Any:
+    """The model with large weights, so that it does not write one token forever."""
+    changed, generator = copy.deepcopy(model), torch.Generator().manual_seed(0)
+    for weights in changed.parameters():
+        if weights.dim() > 1:
+            weights.data.normal_(std=0.4, generator=generator)
+    return changed
+
+
+def greedy(model: Any, prompt: list[int], count: int) -> list[int]:
+    """The next tokens, each from a pass of its own."""
+    written: list[int] = []
+    for _ in range(count):
+        with torch.no_grad():
+            written.append(int(model(input_ids=torch.tensor([prompt + written])).logits[0, -1].argmax()))
+    return written
 
 
 def test_our_rendering_equals_that_of_lm_eval(wide_model: Any, tokenizer: Any, tmp_path: Path) -> None:

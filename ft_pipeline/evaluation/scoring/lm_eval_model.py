@@ -11,10 +11,14 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import postprocess_generated_text
 
 from ft_pipeline.evaluation.scoring.likelihood import TargetScore, target_log_likelihoods
+from ft_pipeline.models.chat import stop_token_ids
 from ft_pipeline.models.compute_dtype import compute_dtype, dtype_name
-from ft_pipeline.models.decoding.generate import Generation, generate
+from ft_pipeline.models.decoding.generate import Generation, generate, to_generation, up_to_stop_token
 from ft_pipeline.models.decoding.target_logits import Pair
+from ft_pipeline.models.soft_prompt import learned_prompt
 
+TIMED_CALLS = 64
+"""The first prompts are always answered: the time of a call is measured with them."""
 logger = logging.getLogger(__name__)
 logging.getLogger("lm_eval").setLevel(logging.ERROR)  # its warnings are about options that we set on purpose
 
@@ -37,8 +41,10 @@ class RecordingLM(TemplateLM):
         """Every answer by its prompt, with the counts that lm-eval does not keep."""
         self.log_probs: dict[tuple[str, str], list[float]] = {}
         """Log probability of each target token, by context and target. lm-eval keeps only their sums."""
-        self.generation_seconds = 0.0
-        """Time to generate all of these answers."""
+        self.seconds_per_call: float | None = None
+        """Time of an answer, from the first `TIMED_CALLS`."""
+        self.greedy_targets: dict[str, list[int]] = {}
+        """Token ids of a target that greedy decoding writes after a context, by context."""
 
     @abstractmethod
     def score_targets(self, pairs: Sequence[Pair]) -> list[TargetScore]:
@@ -61,9 +67,11 @@ class RecordingLM(TemplateLM):
         self, requests: Sequence[tuple[Any, list[int], list[int]]], *args: Any, **kwargs: Any
     ) -> list[tuple[float, bool]]:
         scores = self.score_targets([(context, target) for _, context, target in requests])
-        for (texts, _, _), score in zip(requests, scores, strict=True):
+        for (texts, _, target), score in zip(requests, scores, strict=True):
             if texts is not None:  # the parts of a rolling likelihood have no texts
                 self.log_probs[texts] = score.log_probs
+                if score.is_greedy:
+                    self.greedy_targets[texts[0]] = target
         return [(score.total, score.is_greedy) for score in scores]
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = True) -> list[str]:
@@ -85,11 +93,24 @@ class RecordingLM(TemplateLM):
         ]
 
     def _answer(self, prompts: list[str], max_new_tokens: int) -> list[Generation]:
+        """Answer the prompts. What the likelihood of a reference has shown to be the greedy answer is not computed
+        again."""
+        timed, others = prompts[:TIMED_CALLS], prompts[TIMED_CALLS:]
+        known = {prompt: self.known_answer(prompt, max_new_tokens) for prompt in others}
+        unknown = [prompt for prompt in others if known[prompt] is None]
         started = time.monotonic()
-        answers = self.answer_prompts(prompts, max_new_tokens)
-        self.generation_seconds += time.monotonic() - started
-        self.generations.update(zip(prompts, answers, strict=True))
-        return answers
+        answers = dict(zip(timed, self.answer_prompts(timed, max_new_tokens), strict=True))
+        if self.seconds_per_call is None:
+            self.seconds_per_call = (time.monotonic() - started) / len(timed)
+        answers |= zip(unknown, self.answer_prompts(unknown, max_new_tokens), strict=True)
+        answers |= {prompt: answer for prompt, answer in known.items() if answer is not None}
+        self.report_done(len(others) - len(unknown))
+        self.generations |= answers
+        return [answers[prompt] for prompt in prompts]
+
+    def known_answer(self, prompt: str, max_new_tokens: int) -> Generation | None:
+        """Return the greedy answer if the likelihood of a target has shown it; None if it must be generated."""
+        return None
 
     @property
     def max_gen_toks(self) -> int:
@@ -126,6 +147,15 @@ class LoadedLM(RecordingLM, HFLM):
             batch_size=int(self.batch_size),
             report=_ProgressCounter(self.report_done),
         )
+
+    def known_answer(self, prompt: str, max_new_tokens: int) -> Generation | None:
+        stop_ids = stop_token_ids(self.tokenizer, self.model)
+        answer = up_to_stop_token(self.greedy_targets.get(prompt, []), stop_ids)[:max_new_tokens]
+        if not answer or (answer[-1] not in stop_ids and len(answer) < max_new_tokens):
+            return None
+        virtual_tokens = learned_prompt(self.model)
+        prompt_tokens = len(self.tok_encode(prompt)) + (0 if virtual_tokens is None else len(virtual_tokens))
+        return to_generation(self.tokenizer, prompt_tokens, answer, stop_ids)
 
 
 def _stop_strings(options: dict[str, Any]) -> list[str]:

@@ -291,7 +291,7 @@ class Scorer:
             "prompt_tokens_per_call": fmean(sample["prompt_tokens"] for sample in samples),
             "shared_prompt_tokens": shared_prefix(self.tokenizer, [sample["prompt"] for sample in samples]),
             "generated_tokens_per_call": fmean(sample["generated_tokens"] for sample in samples),
-            "seconds_per_call": lm.generation_seconds / len(lm.generations),
+            "seconds_per_call": lm.seconds_per_call,
             "cut_off": sum(sample["finish_reason"] == "length" for sample in samples),
             "fingerprint": fingerprint(self.parts),
             "max_new_tokens": self.max_new_tokens,

@@ -141,7 +141,7 @@ def _generate_with_transformers(model: Any, batch: PromptBatch, decoding: Decodi
             **cache_argument,
             **sampling,
         )
-    return [_up_to_stop_token(row, decoding.stop_token_ids) for row in output[:, width:].tolist()]
+    return [up_to_stop_token(row, decoding.stop_token_ids) for row in output[:, width:].tolist()]
 
 
 @contextmanager
@@ -170,7 +170,8 @@ class _ChosenTokens(LogitsProcessor):
         return torch.full_like(logits, float("-inf")).scatter_(1, tokens[:, None], 0.0)
 
 
-def _up_to_stop_token(ids: list[int], stop_ids: Sequence[int]) -> list[int]:
+def up_to_stop_token(ids: list[int], stop_ids: Sequence[int]) -> list[int]:
+    """Return the token ids up to the first stop token, or all of them."""
     for position, token in enumerate(ids):
         if token in stop_ids:
             return ids[: position + 1]

@@ -79,10 +79,10 @@ def _branches(pairs: Sequence[Pair], most: int) -> Iterator[_Branches]:
     followed_by: dict[tuple[int, ...], list[int]] = {}
     for index, (context, _) in enumerate(pairs):
         followed_by.setdefault(tuple(context), []).append(index)
-    for context, indices in followed_by.items():
+    for same, indices in followed_by.items():
         for begin in range(0, len(indices), most):
             some = indices[begin : begin + most]
-            yield _Branches(list(context), some, [pairs[index][1] for index in some])
+            yield _Branches(list(same), some, [pairs[index][1] for index in some])
 
 
 def _batches(model: Any, branches: list[_Branches], batch_size: int) -> list[list[_Branches]]:
