@@ -124,7 +124,7 @@ def job_of(step: str, experiment: str | None) -> dict[str, Any]:
     )
     of_asset = K8sContainerContext(run_k8s_config=get_user_defined_k8s_config(ASSETS[step].op.tags))
     merged = location.merge(of_asset).merge(K8sContainerContext(run_k8s_config=config)).run_k8s_config
-    job_config = DagsterK8sJobConfig("registry.example.com/ft_pipeline:0.2.0", "/opt/dagster/dagster_home")
+    job_config = DagsterK8sJobConfig("registry.example.com/ft_pipeline:0.3.0", "/opt/dagster/dagster_home")
     job = construct_dagster_k8s_job(job_config, ["dagster", "api", "execute_step"], "step", merged)
     return ApiClient().sanitize_for_serialization(job)
 
@@ -227,7 +227,7 @@ def test_a_step_runs_again_when_its_pod_is_gone(
             "service_account_name": "dagster",
             "instance_config_map": "dagster-instance",
             "dagster_home": str(root / "dagster_home"),
-            "job_image": "registry.example.com/ft_pipeline:0.2.0",
+            "job_image": "registry.example.com/ft_pipeline:0.3.0",
             "load_incluster_config": False,
             "kubeconfig_file": str(kubeconfig),
         },
