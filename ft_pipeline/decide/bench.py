@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,7 @@ class Bench:
     def champion(self) -> Row | None:
         return next((row for row in self.comparison.rows if row.kind == "champion"), None)
 
-    @property
+    @cached_property
     def row_models(self) -> dict[str, ScoredModel]:
         """The models that have a row, by its name."""
         names = {row.name for row in self.comparison.rows}

@@ -14,9 +14,11 @@ from ft_pipeline.decide.recommend import recommend
 from ft_pipeline.decide.released import Candidate
 from ft_pipeline.decide.sections import comparison_markdown
 from ft_pipeline.decide.sources.guardrails import claim_of
+from ft_pipeline.evaluation.comparison import guardrails
 from ft_pipeline.evaluation.comparison.guardrails import RAILS, Rail, judge_answers, main_script
 from ft_pipeline.release.card.model_lineage import NO_COMPARISON
 from ft_pipeline.settings.promotion import PromotionSettings
+from ft_pipeline.tables.languages import language_of
 from ft_pipeline_tests.decide.rules import decide, desk_of
 from ft_pipeline_tests.evaluation.scored import CONFIG, CORRECT, LOOP, losses, scored
 
@@ -114,6 +116,14 @@ def test_a_fault_that_references_have_is_no_fault_of_a_model() -> None:
 def test_refusals_are_not_checked_in_other_languages() -> None:
     german = "Ihr Paket hat unser Lager am Montag verlassen und sollte am Freitag bei Ihnen sein."
     assert rail("refusal", samples(100, 60, "refusal", reference=german)).verdict == "not checked"
+
+
+def test_references_that_rows_share_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    monkeypatch.setattr(guardrails, "language_of", lambda text: read.append(text) or language_of(text))
+    reference = "The lamp of the second floor will be mended by the janitor before the end of this week."
+    one, other = (judge_answers(samples(30, faulty, reference=reference), {}) for faulty in (0, 3))
+    assert read == [reference] * 30 and [rail.faults for rail in one] != [rail.faults for rail in other]
 
 
 def test_a_refusal_that_the_reference_makes_too_is_not_needless() -> None:

@@ -9,7 +9,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -160,14 +160,17 @@ def _judge(name: str, rule: RailRule, ceiling: float, samples: Sequence[Sample],
     faults = np.array([rule.has_fault(sample) for sample in samples], dtype=float)
     [estimate] = conversations.means(faults[:, None], is_rate=True)
     low, high = wilson(estimate.value, effective_answers(estimate), LEVEL)
-    off = _why_off(rule, [sample["reference"] for sample in samples])
+    off = _why_off(name, tuple(sample["reference"] for sample in samples))
     passes, fails = high <= ceiling or not faults.any(), low > ceiling
     verdict = off or ("pass" if passes else "breach" if fails else "cannot be told")
     return Rail(name, rule.fault, int(faults.sum()), len(samples), low, high, ceiling, verdict)
 
 
-def _why_off(rule: RailRule, references: Sequence[str]) -> Literal["off", "not checked"] | None:
-    """Return why a rail says nothing about these answers; None if it does."""
+@lru_cache(maxsize=2 * len(RAILS))
+def _why_off(name: str, references: tuple[str, ...]) -> Literal["off", "not checked"] | None:
+    """Return why a rail says nothing about these answers; None if it does. All rows of a comparison have the same
+    references."""
+    rule = RAILS[name]
     has_fault = rule.reference_has_fault
     if has_fault and np.mean([has_fault(text) for text in references]) > MAX_OF_REFERENCES:
         return "off"
