@@ -18,6 +18,12 @@ def learned_prompt(model: Any) -> Tensor | None:
     return None
 
 
+def virtual_token_count(model: Any) -> int:
+    """Return the number of virtual tokens before each prompt; 0 for a model without them."""
+    prompt = learned_prompt(model)
+    return 0 if prompt is None else len(prompt)
+
+
 def compute_prompt_cache(model: Any, prompt_embeddings: Tensor) -> Any:
     """Return the key-value cache of the virtual tokens, for one row. `model` is frozen (PEFT's get_base_model)."""
     from transformers.cache_utils import DynamicCache

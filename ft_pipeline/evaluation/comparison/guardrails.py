@@ -152,11 +152,12 @@ def judge_answers(samples: Sequence[Sample], ceilings: Mapping[str, float | None
         ceiling = ceilings.get(name, rule.ceiling)
         if ceiling is None:
             continue
-        rails.append(_judge(name, rule, ceiling, samples, conversations))
+        rails.append(_judge(name, ceiling, samples, conversations))
     return rails
 
 
-def _judge(name: str, rule: RailRule, ceiling: float, samples: Sequence[Sample], conversations: Conversations) -> Rail:
+def _judge(name: str, ceiling: float, samples: Sequence[Sample], conversations: Conversations) -> Rail:
+    rule = RAILS[name]
     faults = np.array([rule.has_fault(sample) for sample in samples], dtype=float)
     [estimate] = conversations.means(faults[:, None], is_rate=True)
     low, high = wilson(estimate.value, effective_answers(estimate), LEVEL)

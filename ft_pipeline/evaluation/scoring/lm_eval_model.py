@@ -15,7 +15,7 @@ from ft_pipeline.models.chat import stop_token_ids
 from ft_pipeline.models.compute_dtype import compute_dtype, dtype_name
 from ft_pipeline.models.decoding.generate import Generation, generate, to_generation, up_to_stop_token
 from ft_pipeline.models.decoding.target_logits import Pair
-from ft_pipeline.models.soft_prompt import learned_prompt
+from ft_pipeline.models.soft_prompt import virtual_token_count
 
 TIMED_CALLS = 64
 """The first prompts are always answered: the time of a call is measured with them."""
@@ -96,21 +96,21 @@ class RecordingLM(TemplateLM):
         """Answer the prompts. What the likelihood of a reference has shown to be the greedy answer is not computed
         again."""
         timed, others = prompts[:TIMED_CALLS], prompts[TIMED_CALLS:]
-        known = {prompt: self.known_answer(prompt, max_new_tokens) for prompt in others}
-        unknown = [prompt for prompt in others if known[prompt] is None]
+        known = self.known_answers(others, max_new_tokens)
+        unknown = [prompt for prompt in others if prompt not in known]
         started = time.monotonic()
         answers = dict(zip(timed, self.answer_prompts(timed, max_new_tokens), strict=True))
         if self.seconds_per_call is None:
             self.seconds_per_call = (time.monotonic() - started) / len(timed)
         answers |= zip(unknown, self.answer_prompts(unknown, max_new_tokens), strict=True)
-        answers |= {prompt: answer for prompt, answer in known.items() if answer is not None}
-        self.report_done(len(others) - len(unknown))
+        answers |= known
+        self.report_done(len(known))
         self.generations |= answers
         return [answers[prompt] for prompt in prompts]
 
-    def known_answer(self, prompt: str, max_new_tokens: int) -> Generation | None:
-        """Return the greedy answer if the likelihood of a target has shown it; None if it must be generated."""
-        return None
+    def known_answers(self, prompts: Sequence[str], max_new_tokens: int) -> dict[str, Generation]:
+        """Return the greedy answers that the likelihoods of targets have shown, by prompt. The rest is generated."""
+        return {}
 
     @property
     def max_gen_toks(self) -> int:
@@ -148,14 +148,15 @@ class LoadedLM(RecordingLM, HFLM):
             report=_ProgressCounter(self.report_done),
         )
 
-    def known_answer(self, prompt: str, max_new_tokens: int) -> Generation | None:
-        stop_ids = stop_token_ids(self.tokenizer, self.model)
-        answer = up_to_stop_token(self.greedy_targets.get(prompt, []), stop_ids)[:max_new_tokens]
-        if not answer or (answer[-1] not in stop_ids and len(answer) < max_new_tokens):
-            return None
-        virtual_tokens = learned_prompt(self.model)
-        prompt_tokens = len(self.tok_encode(prompt)) + (0 if virtual_tokens is None else len(virtual_tokens))
-        return to_generation(self.tokenizer, prompt_tokens, answer, stop_ids)
+    def known_answers(self, prompts: Sequence[str], max_new_tokens: int) -> dict[str, Generation]:
+        stop_ids, virtual_tokens = stop_token_ids(self.tokenizer, self.model), virtual_token_count(self.model)
+        known = {}
+        for prompt in prompts:
+            answer = up_to_stop_token(self.greedy_targets.get(prompt, []), stop_ids)[:max_new_tokens]
+            if answer and (answer[-1] in stop_ids or len(answer) == max_new_tokens):
+                prompt_tokens = virtual_tokens + len(self.tok_encode(prompt))
+                known[prompt] = to_generation(self.tokenizer, prompt_tokens, answer, stop_ids)
+        return known
 
 
 def _stop_strings(options: dict[str, Any]) -> list[str]:

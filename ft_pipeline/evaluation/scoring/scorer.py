@@ -39,7 +39,7 @@ from ft_pipeline.models.compute_dtype import compute_dtype, dtype_name
 from ft_pipeline.models.decoding.generate import Generation
 from ft_pipeline.models.load import load_tokenizer
 from ft_pipeline.models.model_structure import context_window
-from ft_pipeline.models.soft_prompt import learned_prompt
+from ft_pipeline.models.soft_prompt import virtual_token_count
 from ft_pipeline.models.tool_calls import Call, read_answer, require_call_family
 
 
@@ -354,8 +354,7 @@ def shared_prefix(tokenizer: Any, prompts: Sequence[str]) -> int:
 def window_of(model: Any) -> int | None:
     """Return how many tokens of text the model can read, without the positions of a learned prompt; None: no limit."""
     positions = context_window(model.config)
-    prompt = learned_prompt(model)
-    return positions - len(prompt) if positions is not None and prompt is not None else positions
+    return None if positions is None else positions - virtual_token_count(model)
 
 
 class RequestProgress:

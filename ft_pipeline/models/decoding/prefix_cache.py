@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from ft_pipeline.models.model_structure import attends_to_all_previous
-from ft_pipeline.models.soft_prompt import compute_prompt_cache, learned_prompt
+from ft_pipeline.models.soft_prompt import compute_prompt_cache, learned_prompt, virtual_token_count
 
 _BUCKET_TOKENS = 64
 """Contexts whose first tokens agree, as many as this, are candidates for a shared prefix."""
@@ -52,7 +52,7 @@ class Contexts:
 
     def __init__(self, model: Any, contexts: Sequence[list[int]]) -> None:
         prompt_embeddings = learned_prompt(model)
-        self.virtual_tokens = 0 if prompt_embeddings is None else len(prompt_embeddings)
+        self.virtual_tokens = virtual_token_count(model)
         """Number of tokens of a learned prompt (PEFT's prompt tuning). `token_ids` contains zeros in their place, and
         the cache of the group contains them."""
         self.model = model if prompt_embeddings is None else model.get_base_model()
