@@ -132,7 +132,7 @@ def test_sharded_weights_survive_a_killed_rank_and_are_saved_complete(alone, dat
         run_worker(None, work, AccelerateLauncher(), kill_rank_1_at(5))
     assert set(psutil.Process().children(recursive=True)) <= before
     kept = checkpoint_step(newest_valid(work.work / "checkpoints"))
-    assert kept in (4, 6, 8)  # reports come once a second at most
+    assert kept in (4, 6, 8, 10)  # reports come once a second at most, and ten steps may take less
     assert not list(work.out.iterdir())
     result = run_worker(None, work, AccelerateLauncher())
     assert result.summary["resumed_from_step"] == kept
