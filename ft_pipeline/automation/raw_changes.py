@@ -3,6 +3,7 @@
 A folder is read after it has not changed for one polling interval, so that a file that is being copied is not read
 half-written. Its snapshot must have been materialized before, because the automation starts only what a user has run.
 A format that the project did not use when its tables were made is an exception: the graph gets its assets only then.
+Such formats are materialized in one run, once all their folders have settled: some tables read more than one.
 
 Remote files that are not pinned are asked for a new revision every 15 minutes (sources/fetch.py). After ten
 seconds of asking, the rest is left for the next check.
@@ -53,12 +54,14 @@ def find_raw_changes(project: Project, previous: Mapping[str, str]) -> RawChange
     """
     store = ArtifactStore(project.store)
     stamps, settled, changed, new, notes = {}, {}, {}, {}, []
+    new_waits = False
     asking_ends = time.monotonic() + MAX_ASKING_SECONDS
     for data_format in FORMATS:
         asset = f"raw_{data_format}"
         stamps[data_format] = folder_stamp(project.raw_folder(data_format))
         pointer, folder = AssetPointers(store.root).read(asset), project.raw_folder(data_format)
-        if not (_is_new(store, project, asset) if pointer is None else STEPS[asset].is_used(project)):
+        is_new = _is_new(store, data_format)
+        if not (is_new or pointer) or not STEPS[asset].is_used(project):
             continue
         sources = remote_sources(folder)
         notes += [f"{asset}: {note}" for note in _look_for_revisions(sources.values(), store.root, asking_ends)]
@@ -67,8 +70,9 @@ def find_raw_changes(project: Project, previous: Mapping[str, str]) -> RawChange
             last_file = last_written(folder) or "no file left"
             observation = f"files changed (last: {last_file})" if data_format in previous else "first check"
             notes.append(f"{asset}: {observation}, waiting until there are no more changes")
+            new_waits |= is_new
             continue
-        if pointer is None:
+        if is_new or pointer is None:
             new[f"first {asset}, {stamps[data_format]}"] = [asset, data_format, "conversations", "quarantine"]
             continue
         state = f"{stamps[data_format]} {pointer.fingerprint} {pointer.when} {STEPS[asset].code_version}"
@@ -86,12 +90,13 @@ def find_raw_changes(project: Project, previous: Mapping[str, str]) -> RawChange
             settled[asset] = state
         else:
             changed[asset] = key
-    return RawChanges(stamps, settled, changed, new, notes)
+    return RawChanges(stamps, settled, changed, {} if new_waits else new, notes)
 
 
-def _is_new(store: ArtifactStore, project: Project, asset: str) -> bool:
-    """Return whether files or settings ask for a snapshot since the project's tables were made."""
-    return AssetPointers(store.root).read("conversations") is not None and STEPS[asset].is_used(project)
+def _is_new(store: ArtifactStore, data_format: str) -> bool:
+    """Return whether the project has tables, but not the table of this format."""
+    pointers = AssetPointers(store.root)
+    return pointers.read("conversations") is not None and pointers.read(data_format) is None
 
 
 def _look_for_revisions(sources: Iterable[RemoteSource], store: Path, asking_ends: float) -> list[str]:

@@ -220,10 +220,29 @@ def test_the_first_file_of_a_format_is_followed_once_the_graph_has_it(
     assert shop.settle() == []
 
 
-def test_an_experiment_that_asks_for_a_table_without_rows_stops_nothing(shop: Simulation) -> None:
+def test_a_format_that_comes_into_use_waits_for_all_folders_that_its_tables_read(shop: Simulation) -> None:
+    _only_qlora(shop)
+    shop.load()
+    shop.first_run()
+    shop.write("bought.jsonl", [logged_call(ask, f"Answer {ask[::-1]}") for ask in ASKED_LATER], "traces")
+    shop.load()
+    assert not shop.tick_sensor().run_requests, "the file may still be written"
+    (request,) = shop.tick_sensor().run_requests or []
+    names = {"raw_traces", "raw_preferences", "raw_feedback", "traces", "preferences", "feedback"}
+    assert {key.to_user_string() for key in request.asset_selection or []} == {*names, "conversations", "quarantine"}
+    shop.materialize("raw_traces", "raw_preferences", "raw_feedback")  # and the run dies
+    (again,) = shop.tick_sensor().run_requests or []
+    assert again.run_key == request.run_key, "it is repeated the next day"
+
+
+def _only_qlora(shop: Simulation) -> None:
     for path in (shop.project.root / "experiments").glob("*.yaml"):
         if path.stem != "qlora":
             path.unlink()
+
+
+def test_an_experiment_that_asks_for_a_table_without_rows_stops_nothing(shop: Simulation) -> None:
+    _only_qlora(shop)
     shop.load()
     shop.first_run()
     assert "preferences" not in shop.graph
