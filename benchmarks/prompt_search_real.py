@@ -165,17 +165,22 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     document: dict[str, Any] = {"machine": machine.describe(), "shuffled": [], "format": {}}
+
+    def keep(name: str, result: object) -> None:
+        """Write what is measured so far: an interruption loses one line."""
+        print(name, result, flush=True)
+        options.out.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
         base = convert_base(root)
         lines = {"examples alone": (8, None), "honest": (0, honest), "foolish": (0, foolish(NONSENSE))}
         for name, (most_examples, reply) in lines.items():
             document["format"][name] = measure_format(root / name.replace(" ", "-"), base, most_examples, reply)
-            print(name, document["format"][name], flush=True)
+            keep(name, document["format"][name])
         for seed in range(SEEDS):
             document["shuffled"].append(measure_shuffled(root / str(seed), base, seed))
-            print("shuffled", document["shuffled"][-1], flush=True)
-    options.out.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+            keep("shuffled", document["shuffled"][-1])
 
 
 if __name__ == "__main__":
