@@ -329,9 +329,10 @@ def _observed(comparison: Comparison, claim: Claim) -> str:
         return ""
     if told.needed is None:
         tells = f"no number of {things} would show that it is below the margin"
+    elif not more_would_decide(claim):
+        tells = f"no suite has enough {things} to decide"
     elif claim.kind == "general":
         tells = f"about {told.needed:,} questions in all would decide"
-        tells += "" if more_would_decide(claim) else ", more than any suite has"
     else:
         tells = f"about {max(1, told.needed - claim.count):,} more {things} would tell"
     if not more_would_decide(claim):

@@ -118,7 +118,7 @@ def test_more_questions_than_a_suite_has_are_no_advice() -> None:
     assert "At the observed drop of 14.5 points, " in say(comparison_of([], []), result)  # 58 of 400
     assert only_training_helps(result) and not only_training_helps(kept("a", 11, 8, questions=150))
     assert say(comparison_of([], []), result).endswith(
-        " questions in all would decide, more than any suite has: train with a lower learning rate or fewer epochs"
+        "points, no suite has enough questions to decide: train with a lower learning rate or fewer epochs"
     )
 
 
@@ -126,7 +126,7 @@ def test_the_limit_is_that_of_general_questions_and_of_suites_that_are_not_large
     """Probes and tasks are of any size, and the own suite may be larger than MMLU."""
     general = kept("a", 86, 28, margin=0.15)
     probes = general.model_copy(update={"kind": "probes", "measure": "refuse"})
-    assert not only_training_helps(probes) and "more than any suite has" not in say(comparison_of([], []), probes)
+    assert not only_training_helps(probes) and "no suite has enough" not in say(comparison_of([], []), probes)
     assert not only_training_helps(general.model_copy(update={"count": 70_000}))
 
 
