@@ -241,6 +241,9 @@ def test_parquet_is_read_with_its_types(tmp_path):
     (tmp_path / "cut.parquet").write_bytes(content[:-40])
     assert validate(tmp_path / "cut.parquet", "alpaca")["error"]["code"] == "unknown_format"
 
+    (tmp_path / "name.parquet").write_bytes(content.replace(b"instruction", b"instruct\xa0on"))
+    assert validate(tmp_path / "name.parquet", "alpaca")["error"]["code"] == "unknown_format"
+
 
 def test_null_keys_of_parquet_turns_count_as_missing(tmp_path):
     rows = [

@@ -136,7 +136,7 @@ def parquet_batches(path: Path) -> Iterator[Batch]:
                     values = _rows_of(part, twice)
                     yield Batch(list(range(row + 1, row + 1 + len(values))), values=values)
                     row += len(values)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # of a column's name
         kind = type(error).__name__
         raise Refused("unknown_format", f"the file cannot be read as Parquet ({kind}); write it again") from None
 
