@@ -2,12 +2,15 @@
 
     python -m benchmarks.prompt_search_real
 
-- `shuffled`: the answers of the classification example are shuffled among its messages, with five seeds. No prompt is
-  better than another, and the searched one should not lead the given one on the test rows.
+- `shuffled`: the answers of the classification example are shuffled among its messages, with five seeds. All that a
+  prompt can bring is that the model names the most frequent label (29 %), or always names a label.
+- `even`: the answers are drawn from the labels with equal chances, with five seeds. Where the model always names a
+  label, no prompt is better than another, and the searched one should not lead the given one on the test rows.
 - `format`: right answers are in upper case, with the order number first. It is to be found from examples alone, and by
   instruction with a stand-in reflector that reads the right answers; one that writes nonsense should change nothing.
 
-Results go to benchmarks/results/prompt_search_real.json. Some 25 minutes on two idle cores.
+Results go to benchmarks/results/prompt_search_real.json. Some 45 minutes on two idle cores. `--only NAME` measures one
+of them and leaves the rest of the results as it is.
 """
 
 import argparse
@@ -42,6 +45,7 @@ EXAMPLE = ROOT / "examples" / "classification" / "data" / "raw" / "alpaca"
 LABELS = "What is the message about? Reply with one word: delivery, refund, damaged, product or account."
 GIVEN = {"few_shot": variant({"system_prompt": LABELS}, 8)}
 SPLITS = {"train": 200, "validation": 64, "test": 200}
+WITHOUT_MEANING = ("shuffled", "even")
 SEEDS = 5
 TRIES = 30
 FORMAT = r"LF-\d+: [A-Z' ,.]+"
@@ -71,13 +75,15 @@ def splits(count: dict[str, int]) -> Iterator[str]:
         yield from [split] * rows
 
 
-def shuffled(seed: int) -> Rows:
-    """Return messages of the classification example with the answers of others."""
+def without_meaning(seed: int, how: str) -> Rows:
+    """Return messages of the classification example with the answers of others (`shuffled`), or drawn ones (`even`)."""
     lines = [json.loads(line) for path in sorted(EXAMPLE.glob("*.jsonl")) for line in path.open(encoding="utf-8")]
     chance = random.Random(seed)
     chance.shuffle(lines)
     answers = [line["output"] for line in lines]
     chance.shuffle(answers)
+    if how == "even":
+        answers = chance.choices(sorted(set(answers)), k=len(answers))
     pairs = zip(splits(SPLITS), lines, answers, strict=False)
     return [row(split, number, line["instruction"], answer) for number, (split, line, answer) in enumerate(pairs)]
 
@@ -103,9 +109,9 @@ def search_job(folder: Path, base: Path, rows: Rows, **config: Any) -> Job:
     return Job("searched_prompt", settings, inputs, folder / "out", folder / "work", "cpu", Silent())
 
 
-def measure_shuffled(folder: Path, base: Path, seed: int) -> dict[str, Any]:
-    """Search a prompt where none is better, and compare it with the given one on the test rows."""
-    rows, started = shuffled(seed), time.perf_counter()
+def measure_without_meaning(folder: Path, base: Path, rows: Rows) -> dict[str, Any]:
+    """Search a prompt where answers mean nothing, and compare it with the given one on the test rows."""
+    started = time.perf_counter()
     job = search_job(folder, base, rows, search={"tries": TRIES}, given=GIVEN, evaluation={"max_new_tokens": 4})
     found = searched_prompt.run(job)
     seconds = time.perf_counter() - started
@@ -163,8 +169,11 @@ def main() -> None:
     """Measure, print and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--only", choices=("format", *WITHOUT_MEANING))
     options = parser.parse_args()
-    document: dict[str, Any] = {"machine": machine.describe(), "shuffled": [], "format": {}}
+    wanted = [options.only] if options.only else ["format", *WITHOUT_MEANING]
+    document: dict[str, Any] = json.loads(options.out.read_text()) if options.only and options.out.is_file() else {}
+    document |= {"machine": machine.describe()} | {name: {} if name == "format" else [] for name in wanted}
 
     def keep(name: str, result: object) -> None:
         """Write what is measured so far: an interruption loses one line."""
@@ -175,12 +184,14 @@ def main() -> None:
         root = Path(scratch)
         base = convert_base(root)
         lines = {"examples alone": (8, None), "honest": (0, honest), "foolish": (0, foolish(NONSENSE))}
-        for name, (most_examples, reply) in lines.items():
+        for name, (most_examples, reply) in lines.items() if "format" in wanted else ():
             document["format"][name] = measure_format(root / name.replace(" ", "-"), base, most_examples, reply)
             keep(name, document["format"][name])
-        for seed in range(SEEDS):
-            document["shuffled"].append(measure_shuffled(root / str(seed), base, seed))
-            keep("shuffled", document["shuffled"][-1])
+        for how in (name for name in wanted if name in WITHOUT_MEANING):
+            for seed in range(SEEDS):
+                rows = without_meaning(seed, how)
+                document[how].append(measure_without_meaning(root / f"{how}-{seed}", base, rows))
+                keep(how, document[how][-1])
 
 
 if __name__ == "__main__":
